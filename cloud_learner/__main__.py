@@ -1,0 +1,58 @@
+"""`python -m cloud_learner`: lead a run. `edgerl learn` is the same with a friendlier face."""
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud_learner.config import LearnerSettings
+from cloud_learner.learner import learn
+from fleet_protocol.exit_codes import ProgramError
+from fleet_protocol.settings import load_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Learn until the target, the limit, or Ctrl-C; returns the exit code."""
+    flags = vars(_parser().parse_args(arguments))
+    logging.basicConfig(level=flags.pop("log_level").upper(), format="%(levelname)s %(message)s")
+    config: Path | None = flags.pop("config")
+    try:
+        settings = load_settings(LearnerSettings, "learner", file=config, flags=flags)
+        return run_learner(settings)
+    except ProgramError as error:
+        print(f"edgerl learn: {error}", file=sys.stderr)  # noqa: T201 - the one line for a person
+        return error.exit_code
+
+
+def run_learner(settings: LearnerSettings) -> int:
+    """Learn, ending early and saving on SIGINT or SIGTERM."""
+    stop_asked: list[int] = []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, _frame: stop_asked.append(number))
+    return learn(settings, should_stop=lambda: bool(stop_asked)).exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgerl learn",
+        description="Lead a run: tell the boards what to do, learn from what they send, publish policies. "
+        "A run found in the state folder is resumed; Ctrl-C saves.",
+    )
+    parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [learner] table from")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    for field in msgspec.structs.fields(LearnerSettings):
+        parser.add_argument("--" + field.name.rstrip("_").replace("_", "-"), dest=field.name, **_kind(field.name))
+    return parser
+
+
+def _kind(name: str) -> dict[str, Any]:
+    # Numbers, lists and tables are converted, and refused with their name, by the settings' own types.
+    return {"metavar": name.rstrip("_").upper()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

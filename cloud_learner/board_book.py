@@ -1,0 +1,116 @@
+"""What the learner knows of its boards: who is there, with which spaces, and what they last reported."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fleet_protocol.messages import Birth, BoxSpec, CommandReply, Death, SpaceSpec, Status, Telemetry
+from fleet_protocol.sketch import LatencySketch
+
+Spaces = tuple[BoxSpec, SpaceSpec]
+
+
+@dataclass(slots=True)
+class BoardRecord:
+    """One board."""
+
+    birth: Birth | None = None
+    telemetry: dict[str, Telemetry] = field(default_factory=dict[str, Telemetry])
+    """By boot id: a dead boot's last word still counts."""
+
+
+class BoardBook:
+    """Written by the intake thread, read by the learner's.
+
+    Args:
+        run_id: The run whose boards count.
+        spaces: The run's spaces where they are known from a checkpoint.
+    """
+
+    def __init__(self, run_id: str, spaces: Spaces | None) -> None:
+        self._run_id = run_id
+        self._boards: dict[str, BoardRecord] = {}
+        self._replies: dict[int, CommandReply] = {}
+        self._changed = threading.Condition()
+        self._spaces = spaces
+
+    @property
+    def spaces(self) -> Spaces | None:
+        """The run's spaces, fixed by the first board that told them."""
+        return self._spaces
+
+    def take_status(self, status: Status) -> None:
+        """A board is there, or gone."""
+        with self._changed:
+            record = self._boards.setdefault(status.board_id, BoardRecord())
+            if isinstance(status, Death):
+                if record.birth is not None and record.birth.session_id == status.session_id:
+                    record.birth = None
+            else:
+                record.birth = status
+                self._fix_spaces(status)
+            self._changed.notify_all()
+
+    def take_telemetry(self, telemetry: Telemetry) -> None:
+        """A board has reported."""
+        with self._changed:
+            record = self._boards.setdefault(telemetry.board_id, BoardRecord())
+            record.telemetry[telemetry.boot_id] = telemetry
+
+    def take_reply(self, reply: CommandReply) -> None:
+        """A board has answered the command with this counter."""
+        with self._changed:
+            self._replies[reply.counter] = reply
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until a condition on this book holds; False if it does not in time."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout=timeout_s)
+
+    def reply(self, counter: int) -> CommandReply | None:
+        """The answer to a command, if it has come."""
+        return self._replies.get(counter)
+
+    def live_boards(self) -> dict[str, Birth]:
+        """Boards that are there and act for this run, by id."""
+        with self._changed:
+            births = {board_id: record.birth for board_id, record in self._boards.items()}
+        return {
+            board_id: birth
+            for board_id, birth in births.items()
+            if birth is not None and birth.run_id == self._run_id and birth.problem is None
+        }
+
+    def problems(self) -> dict[str, str]:
+        """Why boards that are there do not act, by id."""
+        with self._changed:
+            return {
+                board_id: record.birth.problem.sentence
+                for board_id, record in self._boards.items()
+                if record.birth is not None and record.birth.problem is not None
+            }
+
+    def telemetry(self) -> dict[str, list[Telemetry]]:
+        """The last word of each boot that took part in this run, by board."""
+        with self._changed:
+            return {
+                board_id: [t for t in record.telemetry.values() if self._run_id in t.runs]
+                for board_id, record in sorted(self._boards.items())
+                if any(self._run_id in t.runs for t in record.telemetry.values())
+            }
+
+    def _fix_spaces(self, birth: Birth) -> None:
+        if self._spaces is not None or birth.run_id != self._run_id:
+            return
+        if isinstance(birth.observation_space, BoxSpec) and birth.action_space is not None:
+            self._spaces = (birth.observation_space, birth.action_space)
+
+
+def merged_sketch(telemetry: list[Telemetry], name: str) -> LatencySketch:
+    """One measure of several boots or boards, as one sketch."""
+    sketch = LatencySketch()
+    for report in telemetry:
+        if name in report.sketches:
+            sketch.merge(report.sketches[name])
+    return sketch

@@ -1,0 +1,89 @@
+"""What can be set about learning: table `[learner]`, `EDGERL_LEARNER_*`, or flags of `edgerl learn`."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every field has a default that learns CartPole-v1."""
+
+    broker: str = "127.0.0.1:1883"
+    """Address of the MQTT broker, HOST or HOST:PORT."""
+    fleet: str = "demo"
+    """Name of the fleet."""
+    state: str = "edgerl-state"
+    """Folder for checkpoints; a run found there is resumed."""
+    report: str = ""
+    """File for the report (JSON); empty = none."""
+
+    env_id: str = "CartPole-v1"
+    """The environment, as boards know it."""
+    env_kwargs: dict[str, Any] = {}
+    """Arguments of the environment."""
+    target_return: float | None = None
+    """End when the mean return of 100 episodes reaches this."""
+    time_limit_s: float = 0.0
+    """End after so many seconds from the first policy; 0 = never."""
+    evaluation_episodes: Annotated[int, Meta(ge=0)] = 100
+    """Greedy episodes on a board at the end; 0 = none."""
+
+    unroll_length: Positive = 32
+    """T: steps of every copy in one window."""
+    copies: Positive = 16
+    """N: environments per worker, unless a board's owner has said otherwise."""
+    max_in_flight: Annotated[int, Meta(ge=0)] = 2
+    """Unacked windows after which a worker waits for the learner; 0 = workers never wait."""
+    max_age_s: float = 60.0
+    """Windows older than this are dropped on the board."""
+    max_policy_lag: Positive = 64
+    """Windows whose newest step is further behind than this are refused, in versions."""
+    precision: str = "int8-dynamic"
+    """Compression recipe of published policies: float32, float16 or int8-dynamic."""
+
+    hidden_sizes: list[int] = field(default_factory=lambda: [64, 64])
+    """Widths of the policy's layers, and of the value's."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    gamma: Share = 0.99
+    """Discount."""
+    lambda_: Share = 0.95
+    """Trace decay of the correction."""
+    clip_rho_threshold: float = 1.0
+    """rho-bar: cap of the importance ratios in the value target."""
+    clip_c_threshold: float = 1.0
+    """c-bar: cap of the importance ratios in the traces."""
+    passes: Positive = 4
+    """Gradient steps on one batch; with more than one the surrogate is clipped."""
+    surrogate_clip: float = 0.2
+    """How far one batch may move a probability ratio."""
+    entropy_cost: float = 0.0
+    """Weight of the entropy bonus."""
+    value_cost: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are clipped to this norm."""
+    batch_windows: Positive = 2
+    """Windows in a batch, where so many come in time."""
+    batch_wait_s: float = 0.25
+    """Seconds to wait for a full batch once a window is there."""
+
+    publish_every_updates: Positive = 1
+    """Publish a policy after so many updates ..."""
+    publish_every_s: float = 1.0
+    """... or so many seconds, whichever is first."""
+    max_publish_bytes_per_s: float = 1e6
+    """Policies are published no faster than this."""
+    checkpoint_every_s: float = 30.0
+    """Seconds between checkpoints: at most so much learning is lost in a crash."""
+    heartbeat_s: float = 1.0
+    """Seconds between heartbeats."""
+    seed: int = 0
+    """Seed of the networks and batches."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: Positive = 1
+    """torch's threads; small networks gain nothing from more."""

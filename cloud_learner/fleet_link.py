@@ -1,0 +1,167 @@
+"""The learner's side of MQTT: what it says to its fleet, and the counters under which it commands boards."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+from cloud_learner.delivery_ledger import BootKey
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
+from fleet_protocol.mqtt import MqttConnection, Subscription
+from fleet_protocol.sequences import SequenceSet
+from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
+from fleet_protocol.topics import FleetTopics, TopicAddress
+
+Handler = Callable[[TopicAddress, bytes, int], None]
+_RETAINED_WAIT_S = 0.5
+
+
+class FleetLink:
+    """Everything that the learner says to its fleet.
+
+    A broker may forget, so what is retained is published again on each connect.
+
+    Args:
+        address: The broker.
+        fleet: The fleet's name.
+    """
+
+    def __init__(self, address: BrokerAddress, *, fleet: str) -> None:
+        self._topics = FleetTopics(fleet)
+        self._retained: dict[str, bytes] = {}
+        self._handler: Handler | None = None
+        self._backlog: list[tuple[TopicAddress, bytes, int]] = []
+        self._lock = threading.Lock()
+        self._command_counter = 0
+        self._heard_run = threading.Event()
+        self._last_run: RunSpec | None = None
+        self._last_report: LearnerReport | None = None
+        topics = self._topics
+        self._connection = MqttConnection(
+            address,
+            client_id=f"learner-{fleet}",
+            subscriptions=[
+                Subscription(topics.run, 1, self._hear_run),
+                Subscription(topics.learner, 1, self._hear_report),
+                *(
+                    Subscription(topic_filter, 1, self._hear)
+                    for topic_filter in (
+                        topics.status("+"),
+                        topics.up("+", "trajectory"),
+                        topics.up("+", "telemetry"),
+                        topics.up("+", "reply"),
+                    )
+                ),
+            ],
+            on_connect=lambda _session_id: self._publish_retained(),
+        )
+
+    def __enter__(self) -> "FleetLink":
+        self._connection.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.flush(1.0)
+        self._connection.close()
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Wait for the broker.
+
+        Raises:
+            ProgramError: It does not answer.
+        """
+        self._connection.wait_connected(timeout_s)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong on the network thread."""
+        self._connection.raise_failure()
+
+    def last_run(self) -> tuple[RunSpec | None, LearnerReport | None]:
+        """What a learner before this one left on the broker; generations and versions must rise above it."""
+        self._heard_run.wait(_RETAINED_WAIT_S)
+        return self._last_run, self._last_report
+
+    def deliver_to(self, handler: Handler) -> None:
+        """Hand all that boards send to `handler`, on the network thread; what came before comes first."""
+        with self._lock:
+            self._handler = handler
+            for arrival in self._backlog:
+                handler(*arrival)
+            self._backlog.clear()
+
+    def publish_run(self, run: RunSpec) -> None:
+        """Tell the boards what to do."""
+        frame = seal_frame(
+            encode(run), kind="run", version=run.generation, run_id=run.run_id, valid_s=10 * 365 * 86_400.0
+        )
+        self._publish_and_keep(self._topics.run, frame)
+
+    def publish_policy(self, group: str, frame: bytes) -> None:
+        """Publish a policy, whole."""
+        self._publish_and_keep(self._topics.policy(group), frame)
+
+    def publish_report(self, report: LearnerReport) -> None:
+        """Beat."""
+        self._publish_and_keep(self._topics.learner, encode(report))
+
+    def send_acks(self, finished: list[tuple[BootKey, int]]) -> None:
+        """Tell boards which of their windows are finished, coalesced into ranges."""
+        by_boot: defaultdict[BootKey, SequenceSet] = defaultdict(SequenceSet)
+        for boot, seq in finished:
+            by_boot[boot].add(seq)
+        for (board_id, boot_id), seqs in by_boot.items():
+            ack = Ack(boot_id=boot_id, finished=seqs.ranges())
+            self._connection.publish(self._topics.down(board_id, "ack"), encode(ack))
+
+    def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
+        """Command a board, and return the counter by which its reply is known."""
+        self._command_counter += 1
+        frame = seal_frame(
+            encode(command),
+            kind="command",
+            version=self._command_counter,
+            run_id=run_id,
+            target=board_id,
+            issuer=self._issuer,
+            valid_s=600.0,
+        )
+        self._connection.publish(self._topics.down(board_id, "command"), frame)
+        return self._command_counter
+
+    @property
+    def _issuer(self) -> str:
+        # A counter rises per issuer's key; until there are keys, each start of a learner is an issuer of its own.
+        return f"learner-{id(self):x}"
+
+    def _publish_and_keep(self, topic: str, payload: bytes) -> None:
+        self._retained[topic] = payload
+        self._connection.publish(topic, payload, retain=True)
+
+    def _publish_retained(self) -> None:
+        for topic, payload in list(self._retained.items()):
+            self._connection.publish(topic, payload, retain=True)
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        address = self._topics.parse(topic)
+        if address is None:
+            return
+        with self._lock:
+            if self._handler is None:
+                self._backlog.append((address, payload, len(topic)))
+            else:
+                self._handler(address, payload, len(topic))
+
+    def _hear_run(self, _topic: str, payload: bytes) -> None:
+        try:
+            _, body = open_frame(payload, kind="run", unsigned_allowed=True)
+            self._last_run = decode(body, RunSpec)
+        except (BadMessage, FrameRefused):
+            return  # somebody's garbage: ours replaces it
+        self._heard_run.set()
+
+    def _hear_report(self, _topic: str, payload: bytes) -> None:
+        try:
+            self._last_report = self._last_report or decode(payload, LearnerReport)
+        except BadMessage:
+            return

@@ -1,0 +1,226 @@
+"""What comes from the boards: decoded, checked, counted, and handed on, on a thread of its own.
+
+The network thread only hands over. Here every window passes one gate after the other: does it decode, is it of this
+run, is it new, is it sound, is it recent enough. Whoever fails a gate is counted under its reason.
+"""
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from cloud_learner.board_book import BoardBook
+from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
+from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
+from fleet_protocol.codec import BadMessage, decode
+from fleet_protocol.messages import (
+    BoxSpec,
+    CommandReply,
+    DiscreteSpec,
+    RunSpec,
+    Status,
+    Telemetry,
+    TrajectoryMessage,
+)
+from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
+from fleet_protocol.trajectory import Trajectory, unpack_trajectory
+
+_log = logging.getLogger(__name__)
+
+Finish = Callable[[BootKey, int], None]
+"""Acks one window at once."""
+
+
+class Intake:
+    """Turns payloads into queued windows and entries in the board book.
+
+    Args:
+        run: The run that is learned.
+        ledger: Knows which windows are finished.
+        windows: Takes the sound ones.
+        book: Takes what boards say of themselves.
+        ack: Called for windows that are finished already, or refused.
+        current_version: The newest published policy version.
+        max_policy_lag: A window whose newest step lags more is refused.
+
+    Attributes:
+        counters: Messages that could not be used, by reason.
+        trajectory_bytes: Bytes of all trajectory messages of the run, topics included.
+        trajectory_steps: Environment steps in the windows that decoded.
+    """
+
+    def __init__(
+        self,
+        run: RunSpec,
+        *,
+        ledger: DeliveryLedger,
+        windows: TrajectoryQueue,
+        book: BoardBook,
+        ack: Finish,
+        current_version: Callable[[], int],
+        max_policy_lag: int,
+    ) -> None:
+        self._run = run
+        self._ledger = ledger
+        self._windows = windows
+        self._book = book
+        self._ack = ack
+        self._current_version = current_version
+        self._max_policy_lag = max_policy_lag
+        self._arrivals: queue.SimpleQueue[tuple[TopicAddress, bytes, int] | None] = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        self.counters: Counter[str] = Counter()
+        self.trajectory_bytes = 0
+        self.trajectory_steps = 0
+        self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
+
+    def __enter__(self) -> "Intake":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._arrivals.put(None)
+        self._thread.join(timeout=5)
+
+    def hand_over(self, address: TopicAddress, payload: bytes, topic_bytes: int) -> None:
+        """Take a payload from the network thread."""
+        self._arrivals.put((address, payload, topic_bytes))
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong on the intake thread: a programming error must crash the learner."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (arrival := self._arrivals.get()) is not None:
+            try:
+                self._take(*arrival)
+            except BadMessage as error:
+                self._count("decode_errors", f"{arrival[0].kind} of {arrival[0].subject}: {error}")
+            except Exception as error:  # noqa: BLE001 - raised again by raise_failure
+                self._failure = error
+                return
+
+    def _take(self, address: TopicAddress, payload: bytes, topic_bytes: int) -> None:
+        if address.protocol != PROTOCOL_VERSION:
+            self._count("protocol_mismatch", f"{address.subject} speaks protocol {address.protocol}")
+            return
+        match address.kind:
+            case "trajectory":
+                self._take_trajectory(address.subject, payload, topic_bytes)
+            case "telemetry":
+                telemetry = decode(payload, Telemetry)
+                self._require_sender(address, telemetry.board_id)
+                self._book.take_telemetry(telemetry)
+            case "status":
+                status: Status = decode(payload, Status)
+                self._require_sender(address, status.board_id)
+                self._book.take_status(status)
+            case "reply":
+                reply = decode(payload, CommandReply)
+                self._require_sender(address, reply.board_id)
+                self._book.take_reply(reply)
+            case _:
+                return
+
+    def _take_trajectory(self, board_id: str, payload: bytes, topic_bytes: int) -> None:
+        message = decode(payload, TrajectoryMessage)
+        self._require_sender(TopicAddress("trajectory", board_id), message.board_id)
+        if message.run_id != self._run.run_id:
+            self.counters["other_run"] += 1
+            return
+        boot = (message.board_id, message.boot_id)
+        admission = self._ledger.admit(boot, message.seq, oldest_seq=message.oldest_seq)
+        if admission == "finished":
+            self._ack(boot, message.seq)
+        if admission != "new":
+            return
+        try:
+            trajectory = self._checked(unpack_trajectory(message.body))
+        except BadMessage as error:
+            self._refuse(boot, message.seq, "invalid", str(error))
+            return
+        self.trajectory_bytes += len(payload) + topic_bytes
+        self.trajectory_steps += trajectory.rewards.size
+        self._admit(QueuedWindow(boot, message.seq, trajectory))
+
+    def _admit(self, window: QueuedWindow) -> None:
+        newest, current = int(window.trajectory.policy_versions.max()), self._current_version()
+        if current - newest > self._max_policy_lag:
+            self._refuse(window.boot, window.seq, "stale", f"version {newest} acted, and {current} is current")
+            return
+        displaced = self._windows.put(window)
+        if displaced is not None:
+            self._refuse(displaced.boot, displaced.seq, "queue_full", "the learner is behind")
+
+    def _checked(self, trajectory: Trajectory) -> Trajectory:
+        """Check a window against the run: what decodes can still be nonsense."""
+        spaces = self._book.spaces
+        if spaces is None:
+            raise BadMessage("a window came before any board told the run's spaces")
+        observation, action = spaces
+        expected_params = _params_shape(action)
+        if trajectory.unroll_length != self._run.unroll_length:
+            raise BadMessage(f"expected T = {self._run.unroll_length}, got {trajectory.unroll_length}")
+        if trajectory.observations.shape[2:] != observation.shape or trajectory.observations.dtype != np.float32:
+            raise BadMessage(f"expected float32 observations {observation.shape}")
+        if trajectory.behavior_params.shape[2:] != (expected_params,):
+            raise BadMessage(f"expected {expected_params} behavior parameters a step")
+        _check_actions(trajectory, action)
+        _check_finite(trajectory)
+        if trajectory.policy_versions.max() > self._current_version():
+            raise BadMessage("a policy version acted that was never published")
+        return trajectory
+
+    def _refuse(self, boot: BootKey, seq: int, reason: str, sentence: str) -> None:
+        self._ledger.mark_refused(boot, seq, reason)
+        self._ack(boot, seq)
+        self._count(f"refused_{reason}", f"window {seq} of {boot[0]} refused ({reason}): {sentence}")
+
+    def _require_sender(self, address: TopicAddress, board_id: str) -> None:
+        if board_id != address.subject:
+            raise BadMessage(f"it says that it comes from {board_id!r}")
+
+    def _count(self, reason: str, sentence: str) -> None:
+        self.counters[reason] += 1
+        if self.counters[reason] in (1, 10, 100) or self.counters[reason] % 1000 == 0:
+            _log.warning("%s (%d so far)", sentence, self.counters[reason])
+
+
+def _params_shape(action: BoxSpec | DiscreteSpec) -> int:
+    return action.n - 1 if isinstance(action, DiscreteSpec) else 2 * action.shape[0]
+
+
+def _check_actions(trajectory: Trajectory, action: BoxSpec | DiscreteSpec) -> None:
+    actions = trajectory.actions
+    if isinstance(action, DiscreteSpec):
+        fits = trajectory.head == "categorical" and actions.ndim == 2 and actions.dtype.kind in "ui"  # noqa: PLR2004
+        if not fits or int(actions.min()) < 0 or int(actions.max()) >= action.n:
+            raise BadMessage(f"expected actions from 0 to {action.n - 1} of a categorical head")
+    elif trajectory.head != "gaussian" or actions.shape[2:] != action.shape or actions.dtype != np.float32:
+        raise BadMessage(f"expected float32 actions {action.shape} of a gaussian head")
+    elif trajectory.behavior_log_prob is None:
+        raise BadMessage("a gaussian head needs behavior_log_prob")
+
+
+def _check_finite(trajectory: Trajectory) -> None:
+    log_prob = trajectory.behavior_log_prob
+    columns = {
+        "observations": trajectory.observations,
+        "rewards": trajectory.rewards,
+        "final_observations": trajectory.final_observations,
+        "actions": trajectory.actions,
+        "behavior_params": trajectory.behavior_params,
+        "behavior_log_prob": np.empty(0, np.float32) if log_prob is None else log_prob,
+        "wire_scale": np.float64(trajectory.wire_scale),
+        "episode_returns": np.asarray(trajectory.episode_returns, np.float64),
+    }
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            raise BadMessage(f"{name}: a value is not finite")
+    truncated = np.flatnonzero(trajectory.truncated & ~trajectory.terminated)
+    if not np.array_equal(trajectory.final_steps, truncated):
+        raise BadMessage("final_steps do not name the truncated steps")

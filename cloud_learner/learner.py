@@ -1,0 +1,377 @@
+"""The learner. Read this first: `Learner._learn` is the loop, and `learn` is a run from its first to its last message.
+
+    boards --windows--> intake --queue--> [ correct, learn, ack ] --snapshot--> publisher --policies--> boards
+
+Threads: the network's, which only hands over; the intake's; the publisher's; and this one, which owns the networks.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from msgspec import convert, to_builtins
+
+from cloud_learner.algorithms.algorithm import Algorithm
+from cloud_learner.algorithms.impala import Impala
+from cloud_learner.batching import make_batch
+from cloud_learner.board_book import BoardBook, Spaces
+from cloud_learner.checkpoints import StateFolder, VersionCounter
+from cloud_learner.config import LearnerSettings
+from cloud_learner.delivery_ledger import DeliveryLedger
+from cloud_learner.fleet_link import FleetLink
+from cloud_learner.intake import Intake
+from cloud_learner.networks import ActorCritic
+from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
+from cloud_learner.progress import Progress
+from cloud_learner.run_report import make_report, write_report
+from cloud_learner.settlement import Settlement
+from cloud_learner.trajectory_queue import TrajectoryQueue
+from compressor import CompressionRecipe, UnknownRecipeError
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.messages import BoxSpec, EvaluationResult, LearnerReport, RunSpec, SpaceSpec
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_WAIT_S: Final = 10.0
+_IDLE_WAIT_S: Final = 0.1
+_REST_WAIT_S: Final = 15.0
+_INTERRUPTED_REST_WAIT_S: Final = 1.0
+_EVALUATION_WAIT_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        exit_code: OK, TARGET_NOT_REACHED, or INTERRUPTED.
+        report: What was (or would have been) written.
+    """
+
+    exit_code: ExitCode
+    report: dict[str, Any]
+
+
+def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunResult:
+    """Lead one run: announce it, learn until its target, limit or a stop, settle, report.
+
+    Args:
+        settings: What was set.
+        should_stop: Asked between updates; True ends the run, and what was learned is saved.
+
+    Raises:
+        ProgramError: No broker, an unusable state folder, or settings that do not fit together.
+    """
+    address = BrokerAddress.parse(settings.broker).require_loopback()
+    recipe = _parse_recipe(settings.precision)
+    device = choose_device(settings.device)
+    torch.set_num_threads(settings.threads)
+    state = StateFolder(Path(settings.state))
+    checkpoint = state.load()
+    with FleetLink(address, fleet=settings.fleet) as link:
+        link.wait_connected(_CONNECT_WAIT_S)
+        retained_run, retained_report = link.last_run()
+        run = _resumed_run(settings, checkpoint) or _new_run(settings, above=retained_run)
+        learner = Learner(settings, run, link=link, device=device, recipe=recipe, checkpoint=checkpoint)
+        versions = VersionCounter(state, above=_highest_version(checkpoint, retained_report))
+        return learner.lead(state, versions, should_stop)
+
+
+class Learner:
+    """One run, from its first message to its report.
+
+    Args:
+        settings: What was set.
+        run: What boards are told.
+        link: To the fleet.
+        device: Where tensors live.
+        recipe: How policies are compressed.
+        checkpoint: What to go on from, or None.
+    """
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        run: RunSpec,
+        *,
+        link: FleetLink,
+        device: torch.device,
+        recipe: CompressionRecipe,
+        checkpoint: dict[str, Any] | None,
+    ) -> None:
+        self._settings = settings
+        self._run = run
+        self._link = link
+        self._device = device
+        self._recipe = recipe
+        self._checkpoint = checkpoint
+        self._ledger = DeliveryLedger.from_state(checkpoint["ledger"]) if checkpoint else DeliveryLedger()
+        self._windows = TrajectoryQueue()
+        self._book = BoardBook(run.run_id, _saved_spaces(checkpoint))
+        self._progress = Progress(settings.target_return)
+        self._publisher: PolicyPublisher | None = None
+        self._base_version = 0
+        self._started_at = time.monotonic()
+        self._heartbeat_due = 0.0
+        self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
+        self._publish_due = 0.0
+        self._unpublished = 0
+        self._state = "waiting"
+
+    def lead(self, state: StateFolder, versions: VersionCounter, should_stop: Callable[[], bool]) -> RunResult:
+        """Announce, wait for a board, learn, settle, report."""
+        self._base_version = versions.current
+        with Intake(
+            self._run,
+            ledger=self._ledger,
+            windows=self._windows,
+            book=self._book,
+            ack=lambda boot, seq: self._link.send_acks([(boot, seq)]),
+            current_version=lambda: self._version,
+            max_policy_lag=self._settings.max_policy_lag,
+        ) as intake:
+            self._link.deliver_to(intake.hand_over)
+            self._link.publish_run(self._run)
+            spaces = self._wait_for_spaces(intake, should_stop)
+            evaluation = None
+            if spaces is not None:
+                algorithm = self._make_algorithm(spaces)
+                with self._make_publisher(versions, spaces) as self._publisher:
+                    self._learn(algorithm, self._publisher, state, intake, should_stop)
+                    evaluation = self._settle(algorithm, self._publisher, state, interrupted=should_stop())
+            self._state = "ended"
+            self._beat(force=True)
+            return self._conclude(intake, evaluation, interrupted=should_stop())
+
+    def _learn(
+        self,
+        algorithm: Algorithm,
+        publisher: PolicyPublisher,
+        state: StateFolder,
+        intake: Intake,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Take a batch, learn from it, ack it, publish, beat, save; until the end."""
+        self._state = "learning"
+        self._progress.started_at = time.monotonic()
+        publisher.offer(Snapshot(algorithm.policy_graph(), largest_logit=0.0))
+        while not (self._is_over() or should_stop()):
+            intake.raise_failure()
+            self._link.raise_failure()
+            self._update(algorithm)
+            self._offer_policy(algorithm, publisher)
+            self._beat()
+            self._save_if_due(algorithm, state)
+
+    def _update(self, algorithm: Algorithm) -> None:
+        windows = self._windows.take(
+            self._settings.batch_windows, wait_s=self._settings.batch_wait_s, idle_wait_s=_IDLE_WAIT_S
+        )
+        if not windows:
+            return
+        started = time.monotonic()
+        batch = make_batch([window.trajectory for window in windows], self._device)
+        report = algorithm.update(batch)
+        for window in windows:
+            self._ledger.mark_learned(window.boot, window.seq)
+        self._link.send_acks([(window.boot, window.seq) for window in windows])
+        self._progress.note_update(windows, batch, report, version=self._version, seconds=time.monotonic() - started)
+        self._unpublished += 1
+
+    def _offer_policy(self, algorithm: Algorithm, publisher: PolicyPublisher) -> None:
+        settings, now = self._settings, time.monotonic()
+        due = self._unpublished >= settings.publish_every_updates or now >= self._publish_due
+        if not (self._unpublished and due):
+            return
+        newest = self._progress.newest
+        publisher.offer(Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0))
+        self._unpublished = 0
+        self._publish_due = now + settings.publish_every_s
+
+    def _settle(
+        self, algorithm: Algorithm, publisher: PolicyPublisher, state: StateFolder, *, interrupted: bool
+    ) -> EvaluationResult | None:
+        """Publish the last policy, bring the boards to rest, save, evaluate."""
+        self._state = "settling"
+        self._beat(force=True)
+        if self._unpublished:
+            newest = self._progress.newest
+            publisher.offer(Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0))
+        version = publisher.drain(timeout_s=_REST_WAIT_S)
+        self._save(algorithm, state)
+        settlement = Settlement(self._link, self._book, run_id=self._run.run_id)
+        settlement.rest_boards(self._ledger, timeout_s=_INTERRUPTED_REST_WAIT_S if interrupted else _REST_WAIT_S)
+        if interrupted or not self._settings.evaluation_episodes:
+            return None
+        return settlement.evaluate(version, episodes=self._settings.evaluation_episodes, timeout_s=_EVALUATION_WAIT_S)
+
+    def _conclude(self, intake: Intake, evaluation: EvaluationResult | None, *, interrupted: bool) -> RunResult:
+        report = make_report(
+            self._settings,
+            run_id=self._run.run_id,
+            wall_s=time.monotonic() - self._started_at,
+            progress=self._progress,
+            publisher=self._publisher,
+            ledger=self._ledger,
+            intake=intake,
+            book=self._book,
+            evaluation=evaluation,
+        )
+        if self._settings.report:
+            write_report(Path(self._settings.report), report)
+        reached = self._settings.target_return is None or self._progress.reached_at > 0
+        if interrupted:
+            return RunResult(ExitCode.INTERRUPTED, report)
+        return RunResult(ExitCode.OK if reached else ExitCode.TARGET_NOT_REACHED, report)
+
+    # --- the parts of the loop --------------------------------------------------------------------------------------
+
+    @property
+    def _version(self) -> int:
+        return max(self._base_version, self._publisher.version if self._publisher else 0)
+
+    def _is_over(self) -> bool:
+        limit = self._settings.time_limit_s
+        out_of_time = limit > 0 and time.monotonic() - self._progress.started_at > limit
+        return self._progress.reached_at > 0 or out_of_time
+
+    def _wait_for_spaces(self, intake: Intake, should_stop: Callable[[], bool]) -> Spaces | None:
+        deadline = time.monotonic() + self._settings.time_limit_s if self._settings.time_limit_s else float("inf")
+        while self._book.spaces is None and not should_stop() and time.monotonic() < deadline:
+            intake.raise_failure()
+            self._link.raise_failure()
+            self._beat()
+            self._book.wait_for(lambda: self._book.spaces is not None, _IDLE_WAIT_S)
+        return self._book.spaces
+
+    def _make_algorithm(self, spaces: Spaces) -> Algorithm:
+        settings = self._settings
+        torch.manual_seed(settings.seed)  # weights only: all other randomness is the boards'
+        network = ActorCritic(*spaces, settings.hidden_sizes).to(self._device)
+        algorithm = Impala(network, settings)
+        if self._checkpoint is not None:
+            algorithm.load_state_dict(self._checkpoint["algorithm"])
+        return algorithm
+
+    def _make_publisher(self, versions: VersionCounter, spaces: Spaces) -> PolicyPublisher:
+        return PolicyPublisher(
+            self._link.publish_policy,
+            versions=versions,
+            run_id=self._run.run_id,
+            group=self._run.group,
+            recipe=self._recipe,
+            head="gaussian" if isinstance(spaces[1], BoxSpec) else "categorical",
+            spaces=spaces,
+            max_bytes_per_s=self._settings.max_publish_bytes_per_s,
+        )
+
+    def _beat(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if now < self._heartbeat_due and not force:
+            return
+        self._heartbeat_due = now + self._settings.heartbeat_s
+        progress = self._progress
+        report = LearnerReport(
+            run_id=self._run.run_id,
+            generation=self._run.generation,
+            env_id=self._run.env_id,
+            state=self._state,  # type: ignore[arg-type]
+            versions={self._run.group: self._version},
+            heartbeat_s=self._settings.heartbeat_s,
+            env_steps=progress.env_steps,
+            learner_updates=progress.updates,
+            episodes=progress.episodes,
+            return_mean_100=progress.return_mean_100,
+            target_return=progress.target_return,
+            policy_lag=progress.policy_lag,
+            steps_per_s=progress.steps_per_s(),
+            problem="; ".join(f"{board}: {problem}" for board, problem in self._book.problems().items())[:2000],
+        )
+        self._link.publish_report(report)
+
+    def _save_if_due(self, algorithm: Algorithm, state: StateFolder) -> None:
+        if time.monotonic() >= self._checkpoint_due:
+            self._save(algorithm, state)
+
+    def _save(self, algorithm: Algorithm, state: StateFolder) -> None:
+        spaces = self._book.spaces
+        state.save(
+            {
+                "run": to_builtins(self._run),
+                "version": self._version,
+                "spaces": [to_builtins(space) for space in spaces] if spaces else None,
+                "algorithm": algorithm.state_dict(),
+                "ledger": self._ledger.state(),
+                "env_steps": self._progress.env_steps,
+            }
+        )
+        self._checkpoint_due = time.monotonic() + self._settings.checkpoint_every_s
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where torch finds it.
+
+    Raises:
+        ProgramError: The device is unknown, or not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ProgramError(ExitCode.CONFIG, f"device {name!r} is not usable here: {error}") from error
+    return device
+
+
+def _parse_recipe(text: str) -> CompressionRecipe:
+    try:
+        return CompressionRecipe.parse(text)
+    except UnknownRecipeError as error:
+        raise ProgramError(ExitCode.CONFIG, f"precision: {error}") from error
+
+
+def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
+    return RunSpec(
+        run_id=uuid.uuid4().hex[:12],
+        generation=above.generation + 1 if above else 1,
+        env_id=settings.env_id,
+        env_kwargs=settings.env_kwargs,
+        unroll_length=settings.unroll_length,
+        copies=settings.copies,
+        max_in_flight=settings.max_in_flight,
+        max_age_s=settings.max_age_s,
+    )
+
+
+def _resumed_run(settings: LearnerSettings, checkpoint: dict[str, Any] | None) -> RunSpec | None:
+    if checkpoint is None:
+        return None
+    run = convert(checkpoint["run"], RunSpec)
+    if (run.env_id, run.env_kwargs) != (settings.env_id, settings.env_kwargs):
+        raise ProgramError(
+            ExitCode.CONFIG,
+            f"the state folder {settings.state} holds a run of {run.env_id}, not of {settings.env_id}; "
+            "choose another --state for another task",
+        )
+    _log.info("resuming run %s from %s", run.run_id, settings.state)
+    return run
+
+
+def _saved_spaces(checkpoint: dict[str, Any] | None) -> Spaces | None:
+    if checkpoint is None or checkpoint["spaces"] is None:
+        return None
+    observation, action = checkpoint["spaces"]
+    action_spec: SpaceSpec = convert(action, SpaceSpec)  # type: ignore[arg-type]
+    return convert(observation, BoxSpec), action_spec
+
+
+def _highest_version(checkpoint: dict[str, Any] | None, report: LearnerReport | None) -> int:
+    retained = max(report.versions.values(), default=0) if report else 0
+    return max(checkpoint["version"] if checkpoint else 0, retained)

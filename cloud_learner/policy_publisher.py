@@ -1,0 +1,170 @@
+"""From weights to boards: compress, frame, publish; on a thread of its own, bounded in bytes per second."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import to_builtins
+
+from cloud_learner.checkpoints import VersionCounter
+from compressor import CompressionRecipe, compress
+from compressor.policy_graph import PolicyGraph
+from fleet_protocol.messages import BoxSpec, SpaceSpec
+from fleet_protocol.signing import seal_frame
+from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.trajectory import Head
+
+_GRID_LIMIT = 127
+_HEADROOM = 1.5
+_SMALLEST_REACH = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A policy as it was at one moment.
+
+    Attributes:
+        graph: A copy that later updates do not touch.
+        largest_logit: Largest logit difference lately, from which boards take their first grid.
+    """
+
+    graph: PolicyGraph
+    largest_logit: float
+
+
+class PolicyPublisher:
+    """Publishes the newest snapshot offered; older ones that did not get their turn are forgotten.
+
+    Args:
+        publish: Takes a group and a framed policy.
+        versions: Numbers the policies.
+        run_id: The run.
+        group: The boards' group.
+        recipe: How to compress.
+        head: Kind of head.
+        spaces: Observation and action space, for the file's metadata.
+        max_bytes_per_s: Bound on what is published.
+
+    Attributes:
+        version: The newest published version, 0 before the first.
+        published: Policies published by this process.
+        model_bytes: Size of the newest file.
+        export_ms: Weights to bytes.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[str, bytes], None],
+        *,
+        versions: VersionCounter,
+        run_id: str,
+        group: str,
+        recipe: CompressionRecipe,
+        head: Head,
+        spaces: tuple[BoxSpec, SpaceSpec],
+        max_bytes_per_s: float,
+    ) -> None:
+        self._publish = publish
+        self._versions = versions
+        self._run_id = run_id
+        self._group = group
+        self._recipe = recipe
+        self._head: Head = head
+        self._spaces = spaces
+        self._max_bytes_per_s = max_bytes_per_s
+        self._changed = threading.Condition()
+        self._offered: Snapshot | None = None
+        self._busy = False
+        self._closing = False
+        self._not_before = 0.0
+        self._failure: Exception | None = None
+        self.version = 0
+        self.published = 0
+        self.model_bytes = 0
+        self.export_ms = LatencySketch()
+        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+
+    def __enter__(self) -> "PolicyPublisher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5)
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Have this published as soon as the bound allows."""
+        self.raise_failure()
+        with self._changed:
+            self._offered = snapshot
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> int:
+        """Wait until the newest offer is published, and return its version."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._offered is None and not self._busy, timeout=timeout_s)
+        self.raise_failure()
+        return self.version
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong on the publisher's thread."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._offered is not None or self._closing)
+                if self._closing:
+                    return
+                wait = self._not_before - time.monotonic()
+                if wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                snapshot, self._offered, self._busy = self._offered, None, True
+            try:
+                assert snapshot is not None  # noqa: S101 - waited for above
+                self._publish_one(snapshot)
+            except Exception as error:  # noqa: BLE001 - raised again by raise_failure
+                self._failure = error
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _publish_one(self, snapshot: Snapshot) -> None:
+        version = self._versions.next()
+        observation, action = self._spaces
+        reach = max(_SMALLEST_REACH, _HEADROOM * snapshot.largest_logit)
+        metadata: dict[str, object] = {
+            "run_id": self._run_id,
+            "policy_version": version,
+            "head": self._head,
+            "observation": to_builtins(observation),
+            "action": to_builtins(action),
+            "recipe": str(self._recipe),
+            "wire_scale": reach / _GRID_LIMIT,
+        }
+        policy = compress(
+            snapshot.graph,
+            precision=self._recipe.precision,
+            weight_scales=self._recipe.weight_scales,
+            metadata=metadata,
+        )
+        frame = seal_frame(
+            policy.model,
+            kind="policy",
+            version=version,
+            run_id=self._run_id,
+            target=self._group,
+            issued_monotonic_ns=time.monotonic_ns(),
+        )
+        # The version counts as published before boards can answer with it.
+        self.version = version
+        self._publish(self._group, frame)
+        self._not_before = time.monotonic() + len(frame) / self._max_bytes_per_s
+        self.published += 1
+        self.model_bytes = len(policy.model)
+        self.export_ms.add(policy.export_ms)

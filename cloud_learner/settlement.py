@@ -1,0 +1,65 @@
+"""The end of a run: boards rest and say where their windows are, and one of them plays the final evaluation."""
+
+import logging
+import time
+from typing import Final
+
+from cloud_learner.board_book import BoardBook
+from cloud_learner.delivery_ledger import DeliveryLedger
+from cloud_learner.fleet_link import FleetLink
+from fleet_protocol.messages import AtRest, Command, CommandReply, Evaluate, EvaluationResult, Pause
+
+_log = logging.getLogger(__name__)
+
+_ASK_AGAIN_S: Final = 2.0
+_EVALUATION_SEED: Final = 1_000_000
+"""Far from the seeds of training, and the same for every policy, so that evaluations are paired."""
+
+
+class Settlement:
+    """Asks boards, and asks again when an answer is lost.
+
+    Args:
+        link: Sends commands.
+        book: Has the answers.
+        run_id: The run.
+    """
+
+    def __init__(self, link: FleetLink, book: BoardBook, *, run_id: str) -> None:
+        self._link = link
+        self._book = book
+        self._run_id = run_id
+
+    def rest_boards(self, ledger: DeliveryLedger, *, timeout_s: float) -> None:
+        """Pause all live boards and note where their windows are."""
+        for board_id in self._book.live_boards():
+            reply = self._ask(board_id, Pause(run_id=self._run_id), timeout_s=timeout_s)
+            if reply is not None and isinstance(reply.result, AtRest):
+                ledger.note_at_rest((reply.board_id, reply.boot_id), reply.result)
+            else:
+                _log.warning("board %s did not come to rest in time; its accounts are an estimate", board_id)
+
+    def evaluate(self, policy_version: int, *, episodes: int, timeout_s: float) -> EvaluationResult | None:
+        """Have the first board that can do so play greedy episodes with a version."""
+        command = Evaluate(policy_version=policy_version, episodes=episodes, seed=_EVALUATION_SEED)
+        for board_id in self._book.live_boards():
+            reply = self._ask(board_id, command, timeout_s=timeout_s, ask_again_s=timeout_s)
+            if reply is not None and isinstance(reply.result, EvaluationResult):
+                return reply.result
+            sentence = reply.problem.sentence if reply and reply.problem else "no answer in time"
+            _log.warning("board %s did not evaluate version %d: %s", board_id, policy_version, sentence)
+        return None
+
+    def _ask(
+        self, board_id: str, command: Command, *, timeout_s: float, ask_again_s: float = _ASK_AGAIN_S
+    ) -> CommandReply | None:
+        deadline = time.monotonic() + timeout_s
+        counters: list[int] = []
+
+        def answers() -> list[CommandReply]:
+            return [reply for counter in counters if (reply := self._book.reply(counter)) is not None]
+
+        while not answers() and (left := deadline - time.monotonic()) > 0:
+            counters.append(self._link.send_command(board_id, command, run_id=self._run_id))
+            self._book.wait_for(lambda: bool(answers()), min(left, ask_again_s))
+        return next(iter(answers()), None)

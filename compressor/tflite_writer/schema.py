@@ -1,0 +1,125 @@
+"""The numbers of the `.tflite` schema that this writer uses, and no others.
+
+A table's field is a slot in its vtable and the type that is stored there. Slots, codes and types are
+fixed by TensorFlow Lite's `schema.fbs`; they may be added to, never changed.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+from flatbuffers import Builder
+
+FILE_IDENTIFIER = b"TFL3"
+SCHEMA_VERSION = 3
+
+# `force_align: 16` in the schema: the runtime maps weights in place and reads them with vector loads.
+BUFFER_ALIGNMENT = 16
+
+# Readers older than `OperatorCode.builtin_code` look at an int8 field, whose last value means "look there".
+LAST_DEPRECATED_CODE = 127
+
+
+class TensorType(IntEnum):
+    """Element types of a tensor."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    INT8 = 9
+
+
+class BuiltinOperator(IntEnum):
+    """Codes of operators."""
+
+    DEQUANTIZE = 6
+    FULLY_CONNECTED = 9
+    MUL = 18
+    TANH = 28
+    SUB = 41
+
+
+class BuiltinOptions(IntEnum):
+    """Which table an operator's options are."""
+
+    NONE = 0
+    FULLY_CONNECTED = 8
+    MUL = 21
+    SUB = 28
+
+
+class FusedActivation(IntEnum):
+    """What an operator applies to its own output."""
+
+    NONE = 0
+    RELU = 1
+    RELU_N1_TO_1 = 2
+
+
+class Field(NamedTuple):
+    """One field of a table.
+
+    Attributes:
+        slot: its place in the vtable.
+        put: the method of `flatbuffers.Builder` that stores its type.
+    """
+
+    slot: int
+    put: Callable[[Builder, int, int, int], None]
+
+
+_OFFSET = Builder.PrependUOffsetTRelativeSlot
+_INT8 = Builder.PrependInt8Slot
+_UINT8 = Builder.PrependUint8Slot
+_INT32 = Builder.PrependInt32Slot
+_UINT32 = Builder.PrependUint32Slot
+
+MODEL_VERSION = Field(0, _UINT32)
+MODEL_OPERATOR_CODES = Field(1, _OFFSET)
+MODEL_SUBGRAPHS = Field(2, _OFFSET)
+MODEL_DESCRIPTION = Field(3, _OFFSET)
+MODEL_BUFFERS = Field(4, _OFFSET)
+MODEL_METADATA = Field(6, _OFFSET)
+MODEL_SIGNATURE_DEFS = Field(7, _OFFSET)
+
+OPERATOR_CODE_DEPRECATED_CODE = Field(0, _INT8)
+OPERATOR_CODE_VERSION = Field(2, _INT32)
+OPERATOR_CODE_CODE = Field(3, _INT32)
+
+SUBGRAPH_TENSORS = Field(0, _OFFSET)
+SUBGRAPH_INPUTS = Field(1, _OFFSET)
+SUBGRAPH_OUTPUTS = Field(2, _OFFSET)
+SUBGRAPH_OPERATORS = Field(3, _OFFSET)
+SUBGRAPH_NAME = Field(4, _OFFSET)
+
+TENSOR_SHAPE = Field(0, _OFFSET)
+TENSOR_TYPE = Field(1, _INT8)
+TENSOR_BUFFER = Field(2, _UINT32)
+TENSOR_NAME = Field(3, _OFFSET)
+TENSOR_QUANTIZATION = Field(4, _OFFSET)
+TENSOR_SHAPE_SIGNATURE = Field(7, _OFFSET)
+
+QUANTIZATION_SCALE = Field(2, _OFFSET)
+QUANTIZATION_ZERO_POINT = Field(3, _OFFSET)
+QUANTIZATION_DIMENSION = Field(6, _INT32)
+
+OPERATOR_OPCODE_INDEX = Field(0, _UINT32)
+OPERATOR_INPUTS = Field(1, _OFFSET)
+OPERATOR_OUTPUTS = Field(2, _OFFSET)
+OPERATOR_OPTIONS_TYPE = Field(3, _UINT8)
+OPERATOR_OPTIONS = Field(4, _OFFSET)
+
+# The same slot in the options of FULLY_CONNECTED, MUL, SUB and ADD.
+OPTIONS_FUSED_ACTIVATION = Field(0, _INT8)
+
+BUFFER_DATA = Field(0, _OFFSET)
+
+METADATA_NAME = Field(0, _OFFSET)
+METADATA_BUFFER = Field(1, _UINT32)
+
+SIGNATURE_INPUTS = Field(0, _OFFSET)
+SIGNATURE_OUTPUTS = Field(1, _OFFSET)
+SIGNATURE_KEY = Field(2, _OFFSET)
+SIGNATURE_SUBGRAPH_INDEX = Field(4, _UINT32)
+
+TENSOR_MAP_NAME = Field(0, _OFFSET)
+TENSOR_MAP_TENSOR_INDEX = Field(1, _UINT32)

@@ -1,0 +1,72 @@
+"""`python -m edge_actor`: the board's agent. A freshly flashed board needs a broker's address, and an id."""
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from edge_actor.config import BoardSettings, default_board_id
+from edge_actor.supervisor import Supervisor
+from fleet_protocol.exit_codes import ProgramError
+from fleet_protocol.settings import load_settings
+from fleet_protocol.topics import BadName, checked_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the agent until it is told to stop; returns the exit code."""
+    flags = vars(_parser().parse_args(arguments))
+    config: Path | None = flags.pop("config")
+    logging.basicConfig(level=flags.pop("log_level").upper(), format="%(levelname)s %(message)s")
+    try:
+        settings = load_settings(BoardSettings, "board", file=config, flags=flags)
+        supervisor = Supervisor(settings, board_id=_checked_id(settings))
+    except ProgramError as error:
+        print(f"edgerl act: {error}", file=sys.stderr)  # noqa: T201 - the one line for a person
+        return error.exit_code
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: supervisor.stop())
+    supervisor.run()
+    return 0
+
+
+def _checked_id(settings: BoardSettings) -> str:
+    try:
+        checked_name(settings.fleet, what="fleet")
+        return checked_name(settings.board or default_board_id(), what="board")
+    except BadName as error:
+        from fleet_protocol.exit_codes import ExitCode  # noqa: PLC0415
+
+        raise ProgramError(ExitCode.CONFIG, str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgerl act",
+        description="Act on this board: connect to the broker, take the learner's run and policies, roll out the "
+        "environment here, and send what happens back. Ctrl-C ends it.",
+        epilog="Each flag can stand in the [board] table of a TOML file (--config) or in EDGERL_BOARD_<NAME>. "
+        "Example: python -m edge_actor --broker 127.0.0.1:1883 --board kitchen-1",
+    )
+    parser.add_argument("--config", type=Path, help="TOML file to read the [board] table from")
+    parser.add_argument("--broker", help="MQTT broker, HOST or HOST:PORT (default 127.0.0.1:1883)")
+    parser.add_argument("--fleet", help="name of the fleet (default demo)")
+    parser.add_argument("--board", help="this board's id (default: the host name)")
+    parser.add_argument("--workers", type=int, help="worker processes (default 1)")
+    parser.add_argument("--copies", type=int, help="environments per worker (default: as the run says)")
+    parser.add_argument(
+        "--allow-env",
+        action="append",
+        dest="allowed_environments",
+        metavar="MODULE",
+        help="allow environments from this module; may be given again (default: gymnasium's own only)",
+    )
+    parser.add_argument("--seed", type=int, help="seed of the first worker (default: from the system)")
+    parser.add_argument("--outbox-bytes", type=int, help="bytes of unacked windows to keep (default 64 MiB)")
+    parser.add_argument("--telemetry-period-s", type=float, help="seconds between telemetry messages (default 2)")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

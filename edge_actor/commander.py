@@ -1,0 +1,148 @@
+"""Commands: checked for their counter, carried out, and answered exactly once."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from edge_actor.outbox import Outbox
+from edge_actor.policy_shelf import PolicyShelf
+from edge_actor.worker_messages import EvaluatePolicy
+from edge_actor.workforce import Workforce
+from fleet_protocol.exit_codes import ExitCode
+from fleet_protocol.messages import (
+    AtRest,
+    Command,
+    CommandReply,
+    Evaluate,
+    EvaluationResult,
+    FrameHeader,
+    Pause,
+    Problem,
+    Resume,
+)
+from fleet_protocol.signing import FrameRefused
+
+_POLICY_WAIT_S: Final = 10.0
+_EVALUATION_LIMIT_S: Final = 600.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    header: FrameHeader
+    command: Evaluate | Pause
+    deadline: float
+    is_started: bool = False
+
+
+class Commander:
+    """Keeps what was asked and not yet answered.
+
+    Args:
+        board_id: This board.
+        boot_id: This start of the agent.
+        shelf: Has the policy to evaluate.
+        workforce: Carries commands out.
+        outbox: Has the final counters.
+        reply: Takes the answers.
+    """
+
+    def __init__(
+        self,
+        board_id: str,
+        boot_id: str,
+        *,
+        shelf: PolicyShelf,
+        workforce: Workforce,
+        outbox: Outbox,
+        reply: Callable[[CommandReply], None],
+    ) -> None:
+        self._board_id = board_id
+        self._boot_id = boot_id
+        self._shelf = shelf
+        self._workforce = workforce
+        self._outbox = outbox
+        self._reply = reply
+        self._pending: list[_Pending] = []
+        self._counters: dict[str, int] = {}
+
+    def take(self, header: FrameHeader, command: Command) -> None:
+        """Begin to carry out a command.
+
+        Raises:
+            FrameRefused: It is for another board, or its counter is not above the last one of its issuer.
+        """
+        if header.target != self._board_id:
+            raise FrameRefused("target", f"a command for {header.target!r} came to {self._board_id!r}")
+        if header.version <= self._counters.get(header.issuer, 0):
+            raise FrameRefused("replayed", f"command {header.version} of {header.issuer} was seen before")
+        self._counters[header.issuer] = header.version
+        match command:
+            case Resume():
+                self._workforce.halt(halted=False)
+                self._send(header)
+            case Pause():
+                self._workforce.halt(halted=True)
+                self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
+            case Evaluate():
+                self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
+
+    def answer(self) -> None:
+        """Answer what can be answered now; called after every turn of the supervisor's loop."""
+        if self._pending:
+            self._take_results()
+            self._pending = [pending for pending in self._pending if not self._progress(pending)]
+
+    def _progress(self, pending: _Pending) -> bool:
+        """Carry a command on; True when it is answered."""
+        if isinstance(pending.command, Pause):
+            if self._workforce.is_at_rest:
+                self._send(pending.header, self._outbox.at_rest(pending.command.run_id))
+                return True
+        elif not pending.is_started:
+            self._start_evaluation(pending, pending.command)
+        if time.monotonic() < pending.deadline:
+            return False
+        newest = self._shelf.newest
+        self._fail(pending.header, f"not done in time; this board holds policy {newest.version if newest else 0}")
+        return True
+
+    def _start_evaluation(self, pending: _Pending, command: Evaluate) -> None:
+        policy = self._shelf.newest
+        if policy is None or policy.version != command.policy_version:
+            return  # it may be on its way
+        pending.is_started = self._workforce.evaluate(
+            EvaluatePolicy(
+                counter=pending.header.version,
+                version=policy.version,
+                model=policy.model,
+                episodes=command.episodes,
+                seed=command.seed,
+            )
+        )
+        if pending.is_started:
+            pending.deadline = time.monotonic() + _EVALUATION_LIMIT_S
+
+    def _take_results(self) -> None:
+        results, self._workforce.evaluated = self._workforce.evaluated, []
+        for result in results:
+            for pending in [p for p in self._pending if p.is_started and p.header.version == result.counter]:
+                self._pending.remove(pending)
+                self._send(pending.header, result.result, result.problem)
+
+    def _fail(self, header: FrameHeader, sentence: str) -> None:
+        self._send(header, problem=Problem(code=ExitCode.ENVIRONMENT_FAILED, sentence=sentence))
+
+    def _send(
+        self, header: FrameHeader, result: EvaluationResult | AtRest | None = None, problem: Problem | None = None
+    ) -> None:
+        self._reply(
+            CommandReply(
+                board_id=self._board_id,
+                boot_id=self._boot_id,
+                issuer=header.issuer,
+                counter=header.version,
+                result=result,
+                problem=problem,
+            )
+        )

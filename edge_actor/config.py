@@ -1,0 +1,34 @@
+"""What the owner of a board decides; all else comes from the learner's RunSpec."""
+
+import socket
+
+from msgspec import Struct, field
+
+
+class BoardSettings(Struct, frozen=True, kw_only=True):
+    """Table `[board]`; every field can be a flag or an `EDGERL_BOARD_*` variable."""
+
+    broker: str = "127.0.0.1:1883"
+    """Address of the MQTT broker, HOST or HOST:PORT."""
+    fleet: str = "demo"
+    """Name of the fleet."""
+    board: str = ""
+    """This board's id; by default the machine's host name."""
+    workers: int = 1
+    """Worker processes."""
+    copies: int = 0
+    """Environments per worker; 0 = as the run says."""
+    allowed_environments: list[str] = field(default_factory=lambda: ["gymnasium."])
+    """Module prefixes from which a run's environment may come: an environment is code."""
+    seed: int = 0
+    """Seed of the first worker; 0 = from the operating system."""
+    outbox_bytes: int = 64 * 1024 * 1024
+    """Bytes of unacked windows that are kept; beyond that the oldest are dropped, counted."""
+    telemetry_period_s: float = 2.0
+    """Seconds between telemetry messages."""
+
+
+def default_board_id() -> str:
+    """The host name, with what a topic cannot hold replaced."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname())
+    return name.strip("-_.")[:63] or "board"

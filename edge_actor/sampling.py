@@ -1,0 +1,198 @@
+"""What acts: the head's outputs, rounded to the wire grid *before* an action is drawn.
+
+The rounded values define the distribution mu that really acted, and they are what travels, so the learner corrects for
+exactly that. The grid depends on the head and never on the precision of the file: float32 and int8 boards log alike.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.trajectory import Head
+
+_GRID_LIMIT: Final = 127
+_SCALE_RANGE: Final = (0.5 / _GRID_LIMIT, 40.0 / _GRID_LIMIT)
+_HEADROOM: Final = 1.5
+"""The next window's grid reaches this far beyond the largest logit seen in the last one."""
+_PLAIN_PYTHON_UP_TO: Final = 8
+"""Below this many copies x actions, loops in Python beat the cost of calling numpy."""
+_LOG_TWO_PI: Final = math.log(2 * math.pi)
+
+Outputs = tuple[NDArray[np.float32], ...]
+
+
+class Sampler(Protocol):
+    """Draws actions for one window after the other.
+
+    Attributes:
+        head: What kind of distribution acts.
+        actions: `[T, N]` or `[T, N, A]`: the actions drawn, as they travel.
+        behavior_params: The wire-grid parameters, as `Trajectory` has them.
+        behavior_log_prob: float32 `[T, N]`, or None where it follows from the parameters.
+        wire_scale: Size of the grid's unit in this window.
+    """
+
+    head: Head
+    actions: NDArray[Any]
+    behavior_params: NDArray[Any]
+    behavior_log_prob: NDArray[np.float32] | None
+    wire_scale: float
+
+    def begin_window(self) -> None:
+        """Fix the grid and draw the window's random numbers."""
+        ...
+
+    def sample(self, outputs: Outputs, step: int) -> list[Any]:
+        """Draw the actions of one step, record them, and return one for each environment."""
+        ...
+
+    def greedy(self, outputs: Outputs) -> list[Any]:
+        """The most probable actions, from the unrounded outputs."""
+        ...
+
+
+def make_sampler(
+    space: SpaceSpec, *, unroll_length: int, copies: int, wire_scale: float, rng: np.random.Generator
+) -> Sampler:
+    """The sampler that suits an action space."""
+    if isinstance(space, DiscreteSpec):
+        return CategoricalSampler(space, unroll_length=unroll_length, copies=copies, wire_scale=wire_scale, rng=rng)
+    return GaussianSampler(space, unroll_length=unroll_length, copies=copies, rng=rng)
+
+
+class CategoricalSampler:
+    """Logits relative to the first one, as int8 multiples of a scale that holds for a whole window."""
+
+    head: Head = "categorical"
+
+    def __init__(
+        self, space: DiscreteSpec, *, unroll_length: int, copies: int, wire_scale: float, rng: np.random.Generator
+    ) -> None:
+        self._rng = rng
+        self._start = space.start
+        self.wire_scale = wire_scale
+        self.actions = np.zeros((unroll_length, copies), np.uint8 if space.n <= 256 else np.int32)  # noqa: PLR2004
+        self.behavior_params = np.zeros((unroll_length, copies, space.n - 1), np.int8)
+        self.behavior_log_prob = None
+        self._largest = 0.0
+        plain = copies * space.n <= _PLAIN_PYTHON_UP_TO
+        self._draw: Callable[[Outputs, int], list[int]] = self._draw_plainly if plain else self._draw_vectorised
+        self._weights: list[float] = []
+        self._uniforms: NDArray[np.float64] = np.empty(0)
+
+    def begin_window(self) -> None:
+        """Fit the grid to the last window's logits; a policy swapped in later keeps it."""
+        if self._largest:
+            self.wire_scale = float(np.clip(_HEADROOM * self._largest / _GRID_LIMIT, *_SCALE_RANGE))
+        self._largest = 0.0
+        self._uniforms = self._rng.random(self.actions.shape)
+        grid = np.arange(-_GRID_LIMIT, _GRID_LIMIT + 1)
+        self._weights = np.exp(grid * self.wire_scale).tolist()
+
+    def sample(self, outputs: Outputs, step: int) -> list[int]:
+        """Draw one action for each copy from softmax(rounded logits)."""
+        actions = self._draw(outputs, step)
+        self.actions[step] = actions
+        return [action + self._start for action in actions] if self._start else actions
+
+    def greedy(self, outputs: Outputs) -> list[int]:
+        """The action with the largest logit."""
+        return (outputs[0].argmax(axis=-1) + self._start).tolist()
+
+    def _draw_plainly(self, outputs: Outputs, step: int) -> list[int]:
+        rows: list[list[float]] = outputs[0].tolist()
+        uniforms: list[float] = self._uniforms[step].tolist()
+        actions: list[int] = []
+        params = self.behavior_params[step]
+        for copy, row in enumerate(rows):
+            action, grid = self.draw_one(row, uniforms[copy])
+            params[copy] = grid
+            actions.append(action)
+        return actions
+
+    def draw_one(self, logits: list[float], uniform: float) -> tuple[int, list[int]]:
+        """Round one row of logits to the grid and draw from it, in plain Python.
+
+        Args:
+            logits: One float for each action.
+            uniform: A number in [0, 1).
+
+        Returns:
+            The action, and the grid values of all actions but the first.
+        """
+        first, scale, weights = logits[0], self.wire_scale, self._weights
+        grid: list[int] = []
+        total = 1.0
+        cumulative = [1.0]
+        for logit in logits[1:]:
+            shift = logit - first
+            if abs(shift) > self._largest:
+                self._largest = abs(shift)
+            level = min(max(round(shift / scale), -_GRID_LIMIT), _GRID_LIMIT)
+            grid.append(level)
+            total += weights[level + _GRID_LIMIT]
+            cumulative.append(total)
+        threshold = uniform * total
+        action, last = 0, len(grid)
+        while action < last and cumulative[action] <= threshold:
+            action += 1
+        return action, grid
+
+    def _draw_vectorised(self, outputs: Outputs, step: int) -> list[int]:
+        logits = outputs[0].astype(np.float64)
+        shifts = logits[:, 1:] - logits[:, :1]
+        self._largest = max(self._largest, float(np.abs(shifts).max()))
+        grid = np.rint(shifts / self.wire_scale).clip(-_GRID_LIMIT, _GRID_LIMIT)
+        self.behavior_params[step] = grid
+        cumulative = np.ones(logits.shape)
+        np.exp(grid * self.wire_scale, out=cumulative[:, 1:])
+        cumulative = cumulative.cumsum(axis=-1)
+        thresholds = self._uniforms[step] * cumulative[:, -1]
+        return (cumulative[:, :-1] <= thresholds[:, None]).sum(axis=-1).tolist()
+
+
+class GaussianSampler:
+    """Means and log standard deviations in float16; the sample is not clipped, only what the environment gets is."""
+
+    head: Head = "gaussian"
+
+    def __init__(self, space: BoxSpec, *, unroll_length: int, copies: int, rng: np.random.Generator) -> None:
+        size = space.shape[0]
+        self._rng = rng
+        self._dtype = np.dtype(space.dtype)
+        self._low = np.asarray(space.low or -np.inf, self._dtype)
+        self._high = np.asarray(space.high or np.inf, self._dtype)
+        self.wire_scale = 1.0
+        self.actions = np.zeros((unroll_length, copies, size), np.float32)
+        self.behavior_params = np.zeros((unroll_length, copies, 2 * size), np.float16)
+        self.behavior_log_prob: NDArray[np.float32] | None = np.zeros((unroll_length, copies), np.float32)
+        self._log_prob = self.behavior_log_prob
+        self._size = size
+        self._noise: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def begin_window(self) -> None:
+        """Draw the window's noise."""
+        self._noise = self._rng.standard_normal(self.actions.shape, np.float32)
+
+    def sample(self, outputs: Outputs, step: int) -> list[NDArray[Any]]:
+        """Draw one action for each copy from N(mean, exp(log_std)^2), both rounded to float16."""
+        params = self.behavior_params[step]
+        params[:, : self._size], params[:, self._size :] = outputs
+        mean, log_std = params[:, : self._size].astype(np.float32), params[:, self._size :].astype(np.float32)
+        deviation = np.exp(log_std)
+        actions = mean + deviation * self._noise[step]
+        self.actions[step] = actions
+        distance = (actions - mean) / deviation
+        self._log_prob[step] = (-0.5 * (distance * distance + _LOG_TWO_PI) - log_std).sum(axis=-1)
+        return self._for_environment(actions)
+
+    def greedy(self, outputs: Outputs) -> list[NDArray[Any]]:
+        """The mean."""
+        return self._for_environment(outputs[0])
+
+    def _for_environment(self, actions: NDArray[np.float32]) -> list[NDArray[Any]]:
+        return list(np.clip(actions.astype(self._dtype), self._low, self._high))

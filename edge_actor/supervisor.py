@@ -1,0 +1,306 @@
+"""The board's agent. Read this first: `Supervisor.run` is its whole day.
+
+One thread owns everything here. The network thread leaves events in an inbox, workers write into their pipes, and the
+loop waits on all of them at once, so nothing needs a lock and nothing is done twice. The control loops run in the
+workers and never wait for the network, except that a run may bound its unacked windows.
+"""
+
+import logging
+import random
+import time
+import uuid
+from collections import Counter
+from multiprocessing.connection import wait
+from typing import Final
+
+from edge_actor.board_health import pss_mb
+from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox
+from edge_actor.commander import Commander
+from edge_actor.config import BoardSettings
+from edge_actor.outbox import Outbox
+from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.worker_messages import WindowDone
+from edge_actor.workforce import Workforce
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.clock import kernel_boot_id, utc_timestamp
+from fleet_protocol.codec import BadMessage, decode
+from fleet_protocol.messages import (
+    Ack,
+    Birth,
+    Command,
+    Death,
+    Health,
+    LearnerReport,
+    LogLine,
+    RunSpec,
+    Status,
+    Telemetry,
+    TrajectoryMessage,
+)
+from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
+from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.topics import PROTOCOL_VERSION
+
+_log = logging.getLogger(__name__)
+
+_SOFTWARE: Final = "edgerl 0.1.0"
+_TICK_S: Final = 0.25
+_SAME_WARNING_AGAIN_S: Final = 60.0
+_HEARTBEATS_BEHIND: Final = 2
+
+
+class Supervisor:
+    """One start of the board's agent.
+
+    Args:
+        settings: What the board's owner decided.
+        board_id: This board.
+
+    Raises:
+        ProgramError: The broker's address is not allowed.
+    """
+
+    def __init__(self, settings: BoardSettings, *, board_id: str) -> None:
+        address = BrokerAddress.parse(settings.broker).require_loopback()
+        self._settings = settings
+        self._board_id = board_id
+        self._boot_id = uuid.uuid4().hex[:12]
+        self._unsigned_allowed = address.is_loopback
+        self._inbox = Inbox()
+        self._link = BoardLink(
+            address, fleet=settings.fleet, board_id=board_id, boot_id=self._boot_id, inbox=self._inbox
+        )
+        self._outbox = Outbox(max_bytes=settings.outbox_bytes, clock=time.monotonic, rng=random.Random())  # noqa: S311
+        self._shelf = PolicyShelf()
+        self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._warn)
+        self._commander = Commander(
+            board_id,
+            self._boot_id,
+            shelf=self._shelf,
+            workforce=self._workforce,
+            outbox=self._outbox,
+            reply=self._link.send_reply,
+        )
+        self._run: RunSpec | None = None
+        self._waiting_policy: HeldPolicy | None = None
+        self._session_id = ""
+        self._announced: Birth | None = None
+        self._started_at = time.monotonic()
+        self._telemetry_due = 0.0
+        self._heartbeats_behind = 0
+        self._counters: Counter[str] = Counter()
+        self._sketches: dict[str, LatencySketch] = {}
+        self._warned_at: dict[str, float] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe in a signal handler."""
+        self._stopping = True
+        self._inbox.wake()
+
+    def run(self) -> None:
+        """Act until stopped."""
+        self._link.start()
+        try:
+            while not self._stopping:
+                self._link.raise_failure()
+                wait([self._inbox, *self._workforce.pipes()], timeout=_TICK_S)
+                for event in self._inbox.drain():
+                    self._handle(event)
+                self._workforce.receive()
+                self._commander.answer()
+                self._announce_changes()
+                self._send_windows()
+                self._send_telemetry()
+        finally:
+            self._workforce.end()
+            self._telemetry_due = 0.0
+            self._send_telemetry()
+            self._link.close(self._session_id)
+            self._inbox.close()
+
+    # --- what comes from the network --------------------------------------------------------------------------------
+
+    def _handle(self, event: Connected | Arrived) -> None:
+        if isinstance(event, Connected):
+            self._session_id = event.session_id
+            self._announced = None
+            self._outbox.resend_all()
+            return
+        kind = event.address.kind
+        try:
+            if event.address.protocol != PROTOCOL_VERSION:
+                raise FrameRefused(
+                    "protocol_mismatch",
+                    f"a learner speaks protocol {event.address.protocol} and this board {PROTOCOL_VERSION}: "
+                    "install the same EdgeRL on both",
+                )
+            self._dispatch(kind, event.address.subject, event.payload)
+        except BadMessage as error:
+            self._count(f"{kind}_undecodable", f"ignored a message on {kind}: {error}")
+        except FrameRefused as error:
+            self._count(f"{kind}_{error.reason}", f"refused a message on {kind}: {error}")
+
+    def _dispatch(self, kind: str, subject: str, payload: bytes) -> None:
+        match kind:
+            case "run":
+                self._take_run(payload)
+            case "policy":
+                self._take_policy(subject, payload)
+            case "learner":
+                self._take_heartbeat(decode(payload, LearnerReport))
+            case "status" if subject == self._board_id:
+                self._take_own_status(decode(payload, Status))  # type: ignore[arg-type]
+            case "ack" if subject == self._board_id:
+                self._take_ack(decode(payload, Ack))
+            case "command" if subject == self._board_id:
+                header, body = open_frame(payload, kind="command", unsigned_allowed=self._unsigned_allowed)
+                self._commander.take(header, decode(body, Command))  # type: ignore[arg-type]
+            case _:
+                self._counters[f"{kind}_unexpected"] += 1
+
+    def _take_run(self, payload: bytes) -> None:
+        header, body = open_frame(payload, kind="run", unsigned_allowed=self._unsigned_allowed)
+        run = decode(body, RunSpec)
+        if (header.run_id, header.version) != (run.run_id, run.generation):
+            raise FrameRefused("mixed", "the frame's header names another run than its body")
+        if self._run is not None and run.generation <= self._run.generation:
+            return  # the retained message again, or an old one
+        _log.info("run %s: %s", run.run_id, run.env_id)
+        self._run = run
+        self._shelf.begin_run()
+        for entry in self._outbox.drop_stale(run_id=run.run_id, max_age_s=run.max_age_s):
+            self._counters["windows_dropped"] += 1
+            self._workforce.window_left(entry.worker)
+        self._workforce.start_run(run)
+        if self._waiting_policy is not None:
+            waiting, self._waiting_policy = self._waiting_policy, None
+            self._accept_policy(waiting, group=waiting.header.target)
+
+    def _take_policy(self, group: str, payload: bytes) -> None:
+        header, body = open_frame(payload, kind="policy", unsigned_allowed=self._unsigned_allowed)
+        self._accept_policy(HeldPolicy(header, body), group=group)
+
+    def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
+        if self._run is None or policy.header.run_id != self._run.run_id:
+            self._waiting_policy = policy  # its RunSpec may be on its way
+            return
+        if group != policy.header.target or group not in (self._run.group, ALL_BOARDS):
+            raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
+        if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
+            return  # retained, and sent again
+        self._shelf.accept(policy)
+        self._workforce.load_newest()
+
+    def _take_heartbeat(self, report: LearnerReport) -> None:
+        published = report.versions.get(self._run.group, 0) if self._run else 0
+        behind = self._run is not None and report.run_id == self._run.run_id and published > self._shelf.highest_seen
+        self._heartbeats_behind = self._heartbeats_behind + 1 if behind else 0
+        if self._heartbeats_behind >= _HEARTBEATS_BEHIND:
+            self._heartbeats_behind = 0
+            self._counters["resubscribed"] += 1
+            self._link.ask_again()
+
+    def _take_own_status(self, status: Birth | Death) -> None:
+        if isinstance(status, Death) and status.session_id != self._session_id:
+            self._announced = None  # a late will of an old session: say that we live
+        if isinstance(status, Birth) and status.boot_id != self._boot_id and self._announced is not None:
+            self._count(
+                "board_id_taken", f"another live agent calls itself {self._board_id}: give each board its own --board"
+            )
+
+    def _take_ack(self, ack: Ack) -> None:
+        if ack.boot_id != self._boot_id:
+            return
+        now = time.monotonic()
+        for entry in self._outbox.ack(ack.finished):
+            self._note("publish_to_ack_ms", (now - entry.produced_at) * 1e3)
+            self._workforce.window_left(entry.worker)
+
+    # --- what comes from the workers --------------------------------------------------------------------------------
+
+    def _take_window(self, worker: int, window: WindowDone) -> None:
+        assert self._run is not None  # noqa: S101 - workers exist only within a run
+        entry = self._outbox.add(window.body, run_id=self._run.run_id, worker=worker, env_steps=window.env_steps)
+        _log.debug("window %d of %d bytes", entry.seq, len(window.body))
+        for name, state in window.sketches.items():
+            self._sketches.setdefault(name, LatencySketch()).merge(state)
+
+    # --- what goes out ----------------------------------------------------------------------------------------------
+
+    def _announce_changes(self) -> None:
+        birth = self._birth()
+        if self._link.is_connected and birth != self._announced:
+            self._link.send_birth(birth)
+            self._announced = birth
+
+    def _birth(self) -> Birth:
+        ready = self._workforce.ready
+        return Birth(
+            board_id=self._board_id,
+            boot_id=self._boot_id,
+            session_id=self._session_id or "none",
+            software=_SOFTWARE,
+            runtime=ready.runtime if ready else "",
+            kernel_boot_id=kernel_boot_id(),
+            run_id=self._run.run_id if self._run and (ready or self._workforce.problem) else "",
+            observation_space=ready.observation_space if ready else None,
+            action_space=ready.action_space if ready else None,
+            workers=self._settings.workers,
+            copies=self._workforce.copies,
+            problem=self._workforce.problem,
+        )
+
+    def _send_windows(self) -> None:
+        if self._run is not None:
+            for entry in self._outbox.drop_stale(run_id=self._run.run_id, max_age_s=self._run.max_age_s):
+                self._workforce.window_left(entry.worker)
+        for entry in self._outbox.due():
+            message = TrajectoryMessage(
+                run_id=entry.run_id,
+                board_id=self._board_id,
+                boot_id=self._boot_id,
+                seq=entry.seq,
+                oldest_seq=self._outbox.oldest_seq,
+                body=entry.body,
+            )
+            if not self._link.send_trajectory(message):
+                return
+            self._counters["windows_resent"] += entry.sends > 0
+            self._outbox.mark_sent(entry)
+
+    def _send_telemetry(self) -> None:
+        now = time.monotonic()
+        if now < self._telemetry_due:
+            return
+        self._telemetry_due = now + self._settings.telemetry_period_s
+        newest = self._shelf.newest
+        self._counters["reconnects"] = self._link.reconnects
+        telemetry = Telemetry(
+            board_id=self._board_id,
+            boot_id=self._boot_id,
+            uptime_s=now - self._started_at,
+            run_id=self._run.run_id if self._run else "",
+            policy_version=newest.version if newest else 0,
+            highest_version_seen=self._shelf.highest_seen,
+            runs=self._outbox.counters(),
+            sketches={name: sketch.to_state() for name, sketch in self._sketches.items()},
+            counters={**self._counters, **self._workforce.counters},
+            health=Health(pss_mb=pss_mb(self._workforce.pids()), outbox_bytes=self._outbox.bytes),
+        )
+        self._link.send_telemetry(telemetry)
+
+    def _note(self, name: str, value: float) -> None:
+        self._sketches.setdefault(name, LatencySketch()).add(value)
+
+    def _count(self, name: str, sentence: str) -> None:
+        self._counters[name] += 1
+        self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        """Say a thing once a minute, here and to the fleet, however often it happens."""
+        now = time.monotonic()
+        if now - self._warned_at.get(sentence, -_SAME_WARNING_AGAIN_S) >= _SAME_WARNING_AGAIN_S:
+            self._warned_at[sentence] = now
+            _log.warning("%s", sentence)
+            self._link.send_log(LogLine(level="warning", at=utc_timestamp(), text=sentence[:2000]))

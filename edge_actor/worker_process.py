@@ -1,0 +1,81 @@
+"""The supervisor's end of a worker: start it, talk to it, notice its death."""
+
+import subprocess
+import sys
+from multiprocessing.connection import Pipe
+from typing import Final
+
+from edge_actor.worker_messages import Credit, FromWorker, StartRun, ToWorker
+from fleet_protocol.codec import decode, encode
+
+_END_WAIT_S: Final = 1.0
+
+
+class WorkerProcess:
+    """One worker and its pipe. What it sends has the fleet's types; what it is sent, too.
+
+    Attributes:
+        index: Its number on the board, from 0.
+        pipe: To wait on.
+        finished: Windows of it that were acked or dropped.
+        is_ready: Its environments are made.
+        is_halted: It has said that it takes no step.
+        policy_version: What it has loaded, 0 for nothing.
+        loading_version: What it was sent and has not answered for: the suspect if it dies.
+    """
+
+    def __init__(self, index: int, start: StartRun) -> None:
+        self.index = index
+        self.pipe, theirs = Pipe()
+        self.finished = 0
+        self.is_ready = False
+        self.is_halted = False
+        self.policy_version = 0
+        self.loading_version = 0
+        self._granted = 0
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edge_actor.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self.send(start)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message; a dead worker is noticed where its pipe is read."""
+        try:
+            self.pipe.send_bytes(encode(message))
+        except OSError:
+            return
+
+    def receive(self) -> FromWorker:
+        """Read one message.
+
+        Raises:
+            EOFError: The worker has died.
+        """
+        try:
+            return decode(self.pipe.recv_bytes(), FromWorker)
+        except OSError as error:
+            raise EOFError from error
+
+    def grant(self, max_in_flight: int) -> None:
+        """Let it begin as many windows as may be unacked; 0 lets it run free."""
+        windows = self.finished + max_in_flight if max_in_flight else 2**31
+        if windows > self._granted:
+            self._granted = windows
+            self.send(Credit(windows=windows))
+
+    def end(self) -> int:
+        """End the process and return its exit status."""
+        self.pipe.close()
+        try:
+            return self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()

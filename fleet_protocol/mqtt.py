@@ -1,0 +1,304 @@
+"""The MQTT client, and the only file that knows paho.
+
+Each connection is a new, clean session with a fresh paho client: a new session id goes into its last will, nothing of
+an old session is sent again behind our back, and all subscriptions are made anew. What must survive a connection is
+retained on the broker or stands in an outbox. Handlers run on the network thread and only hand over.
+"""
+
+import logging
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[str, bytes], None]
+"""Takes topic and payload, on the network thread: hand over and return."""
+
+_KEEPALIVE_S: Final = 30
+_INFLIGHT: Final = 20
+"""Mosquitto announces 20; paho never reads the announcement."""
+_PUBACK_OVERDUE_S: Final = 15.0
+"""TCP loses nothing, so an ack this late means that something between has swallowed a packet: start again."""
+_BACKOFF_FIRST_S: Final = 0.25
+_BACKOFF_LIMIT_S: Final = 30.0
+_CONNECT_WAIT_S: Final = 10.0
+_WATCH_PERIOD_S: Final = 0.5
+_UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
+_CLIENT_ID_TAKEN: Final = "Session taken over"
+
+
+class Transport(Protocol):
+    """What programs need of a network: the seam for a stand-in that passes the same tests."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Hand a message to the network; False when there is no connection (nothing is queued then)."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """True between CONNACK and the end of the connection."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect and end the thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter, its QoS, and who takes what comes."""
+
+    topic_filter: str
+    qos: int
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says when a connection breaks: retained, QoS 1."""
+
+    topic: str
+    payload: bytes
+
+
+class MqttConnection:
+    """Keeps one session with the broker alive until closed.
+
+    Args:
+        address: The broker.
+        client_id: Stable name; a second live client of that name throws the first one out.
+        subscriptions: Made on every connect.
+        make_will: Takes the new session's id, and returns its last will.
+        on_connect: Called with the session's id after each connect, on the network thread.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        *,
+        client_id: str,
+        subscriptions: list[Subscription],
+        make_will: Callable[[str], Will] | None = None,
+        on_connect: Callable[[str], None] | None = None,
+    ) -> None:
+        self._address = address
+        self._client_id = client_id
+        self._subscriptions = subscriptions
+        self._make_will = make_will
+        self._on_connect = on_connect
+        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._client: paho.Client | None = None
+        self._connected = threading.Event()
+        self._ended = threading.Event()
+        self._closing = threading.Event()
+        self._unacked: dict[int, float] = {}
+        self._early_acks: set[int] = set()
+        self._failure: Exception | None = None
+        self.connects = 0
+        self.last_problem = ""
+        self._thread = threading.Thread(target=self._keep_connected, name="mqtt", daemon=True)
+
+    def start(self) -> "MqttConnection":
+        """Begin to connect, in a thread of its own."""
+        self._thread.start()
+        return self
+
+    def __enter__(self) -> "MqttConnection":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """True between CONNACK and the end of the connection."""
+        return self._connected.is_set()
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Wait for the first connection.
+
+        Raises:
+            ProgramError: There was none in time.
+        """
+        if not self._connected.wait(timeout_s):
+            raise ProgramError(
+                ExitCode.NO_BROKER,
+                f"no MQTT broker at {self._address} ({self.last_problem or 'no answer'}); start one with "
+                f"`edgerl broker run --port {self._address.port}`, or check --broker",
+            )
+
+    def raise_failure(self) -> None:
+        """Raise what a handler raised on the network thread: a programming error must crash the program."""
+        if self._failure is not None:
+            raise self._failure
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Hand a message to the network; False when there is no connection, and then nothing is queued."""
+        client = self._client
+        if client is None or not self.is_connected:
+            return False
+        info = client.publish(topic, payload, qos=qos, retain=retain)
+        if info.rc == paho.MQTT_ERR_SUCCESS and qos > 0:
+            self._unacked[info.mid] = time.monotonic()
+            if info.mid in self._early_acks:  # the PUBACK was there before publish() returned
+                self._forget(info.mid)
+        return info.rc == paho.MQTT_ERR_SUCCESS
+
+    def resubscribe(self) -> None:
+        """Subscribe anew, so that the broker sends what it retains once more."""
+        client = self._client
+        if client is not None and self.is_connected:
+            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the broker has acked all that was published; False if it has not in time."""
+        deadline = time.monotonic() + timeout_s
+        while self._unacked and time.monotonic() < deadline and self.is_connected:
+            time.sleep(0.002)
+        return not self._unacked
+
+    def close(self) -> None:
+        """Disconnect cleanly (no will is sent) and end the thread."""
+        self._closing.set()
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    # --- the thread that keeps the connection -----------------------------------------------------------------------
+
+    def _keep_connected(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            started = time.monotonic()
+            self._one_session()
+            if self._closing.is_set():
+                return
+            failures = 0 if time.monotonic() - started > _CONNECT_WAIT_S else failures + 1
+            # Full jitter, so that a thousand boards do not come back in the same second.
+            limit = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0**failures)
+            self._closing.wait(random.uniform(0, limit))  # noqa: S311 - jitter is no secret
+
+    def _one_session(self) -> None:
+        session_id = uuid.uuid4().hex[:12]
+        client = self._make_client(session_id)
+        self._ended.clear()
+        if self._closing.is_set():
+            return
+        try:
+            client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
+        except OSError as error:
+            self._note_problem(str(error))
+            return
+        self._client = client
+        client.loop_start()
+        try:
+            self._watch()
+        finally:
+            self._connected.clear()
+            client.disconnect()
+            client.loop_stop()
+            self._client = None
+            self._unacked.clear()
+            self._early_acks.clear()
+
+    def _watch(self) -> None:
+        connect_deadline = time.monotonic() + _CONNECT_WAIT_S
+        while not self._ended.wait(_WATCH_PERIOD_S):
+            now = time.monotonic()
+            if not self.is_connected and now > connect_deadline:
+                self._note_problem("the connection was accepted, but MQTT was not spoken")
+                return
+            oldest = min(list(self._unacked.values()), default=now)
+            if now - oldest > _PUBACK_OVERDUE_S:
+                self._note_problem("the broker stopped acknowledging")
+                return
+
+    def _make_client(self, session_id: str) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=self._protocol,
+            clean_session=None if self._protocol == MQTTProtocolVersion.MQTTv5 else True,
+            reconnect_on_failure=False,
+        )
+        client.max_inflight_messages_set(_INFLIGHT)
+        if self._make_will is not None:
+            will = self._make_will(session_id)
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_socket_open = _send_without_delay
+        client.on_connect = lambda c, _u, _f, code, _p: self._guard(self._connect_answered, c, code, session_id)
+        client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
+        client.on_publish = lambda _c, _u, mid, _r, _p: self._guard(self._acked, mid)
+        client.on_message = lambda _c, _u, message: None
+        for subscription in self._subscriptions:
+            client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
+        return client
+
+    # --- on paho's network thread -----------------------------------------------------------------------------------
+
+    def _guarded_handler(self, handler: Handler) -> Callable[[paho.Client, Any, paho.MQTTMessage], None]:
+        return lambda _client, _userdata, message: self._guard(handler, message.topic, message.payload)
+
+    def _guard(self, function: Callable[..., None], *arguments: object) -> None:
+        # An exception here would end paho's thread while is_connected() goes on saying True.
+        try:
+            function(*arguments)
+        except Exception as error:
+            _log.exception("a handler failed")
+            self._failure = self._failure or error
+
+    def _connect_answered(self, client: paho.Client, code: ReasonCode, session_id: str) -> None:
+        if code.is_failure:
+            if code.getName() == _UNSUPPORTED_PROTOCOL and self._protocol == MQTTProtocolVersion.MQTTv5:
+                self._protocol = MQTTProtocolVersion.MQTTv311
+            else:
+                self._note_problem(f"the broker refused: {code.getName()}")
+            self._ended.set()
+            return
+        self.connects += 1
+        self.last_problem = ""
+        self._connected.set()
+        if self._subscriptions:
+            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
+        if self._on_connect is not None:
+            self._on_connect(session_id)
+
+    def _disconnected(self, code: ReasonCode) -> None:
+        self._connected.clear()
+        if not self._closing.is_set() and code.is_failure:
+            self._note_problem(code.getName())
+        self._ended.set()
+
+    def _acked(self, mid: int) -> None:
+        # No lock: paho holds one of its own here, and takes the same one inside publish().
+        self._early_acks.add(mid)
+        if mid in self._unacked:
+            self._forget(mid)
+
+    def _forget(self, mid: int) -> None:
+        self._unacked.pop(mid, None)
+        self._early_acks.discard(mid)
+
+    def _note_problem(self, problem: str) -> None:
+        if problem == self.last_problem or self._closing.is_set():
+            return
+        self.last_problem = problem
+        hint = "; is another client using this name?" if problem == _CLIENT_ID_TAKEN else "; trying again"
+        _log.warning("broker %s: %s%s", self._address, problem, hint)
+
+
+def _send_without_delay(_client: paho.Client, _userdata: object, connection: Any) -> None:  # noqa: ANN401 - a paho socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,91 @@
+"""One way to configure a program: defaults < TOML file < EDGERL_* < flags. Unknown keys are errors."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+
+_TABLES = ("board", "learner", "broker", "monitor")
+
+
+def load_settings(
+    settings_type: type[SettingsT],
+    table: str,
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> SettingsT:
+    """Put a program's settings together.
+
+    Args:
+        settings_type: A frozen struct with a default for every field.
+        table: Its table in the TOML file; `EDGERL_<TABLE>_<FIELD>` is its variable.
+        file: The TOML file, if any.
+        flags: Values given on the command line; None means not given.
+        environ: The environment variables; by default this process's.
+
+    Raises:
+        ProgramError: A file that cannot be read, an unknown key, or a value of the wrong kind. Says which.
+    """
+    fields = {field.name for field in msgspec.structs.fields(settings_type)}
+    values: dict[str, Any] = {}
+    values |= _from_file(file, table, fields) if file else {}
+    values |= _from_environment(os.environ if environ is None else environ, table, fields)
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return msgspec.convert(values, settings_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProgramError(ExitCode.CONFIG, f"[{table}] {error}") from error
+
+
+def _from_file(file: Path, table: str, fields: set[str]) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProgramError(ExitCode.CONFIG, f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProgramError(ExitCode.CONFIG, f"{file} is not TOML: {error}") from error
+    for name in tables:
+        _check_known(name, set(_TABLES), where=f"{file}: table")
+    values = tables.get(table, {})
+    for name in values:
+        _check_known(name, fields, where=f"{file}: [{table}] key")
+    return values
+
+
+def _from_environment(environ: Mapping[str, str], table: str, fields: set[str]) -> dict[str, Any]:
+    prefix = f"EDGERL_{table.upper()}_"
+    values: dict[str, Any] = {}
+    for name, text in environ.items():
+        if name.startswith(prefix):
+            field = name.removeprefix(prefix).lower()
+            _check_known(field, fields, where="environment variable", shown=name)
+            values[field] = _parsed(text)
+    return values
+
+
+def _parsed(text: str) -> object:
+    # Lists and tables are written as in TOML; anything else is taken as it stands and converted by its field's type.
+    if text[:1] in ("[", "{"):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
+
+
+def _check_known(name: str, known: set[str], *, where: str, shown: str = "") -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    raise ProgramError(ExitCode.CONFIG, f"{where} {shown or name!r} is unknown; {hint}")

@@ -1,0 +1,134 @@
+"""The report says how far a file is from its policy, by formulas recomputed here with loops."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from policy_factories import make_observations, make_policy
+
+from compressor import MissingRuntimeError, Precision, compress, measure_fidelity
+from compressor.fidelity import run_model
+
+
+def write(graph, precision=Precision.INT8_DYNAMIC):
+    return compress(graph, precision=precision, metadata={}).model
+
+
+def softmax(logits):
+    powers = [math.exp(x - max(logits)) for x in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def gaussian_kl(mean_p, log_std_p, mean_q, log_std_q):
+    """Integrate p log(p / q) over the real line for one action, by the midpoint rule."""
+    std_p, std_q = math.exp(log_std_p), math.exp(log_std_q)
+    total, steps = 0.0, 4000
+    for step in range(steps):
+        x = mean_p + std_p * (20 * (step + 0.5) / steps - 10)
+        log_p = -0.5 * ((x - mean_p) / std_p) ** 2 - math.log(std_p)
+        log_q = -0.5 * ((x - mean_q) / std_q) ** 2 - math.log(std_q)
+        total += math.exp(log_p) * (log_p - log_q) * 20 * std_p / steps
+    return total / math.sqrt(2 * math.pi)
+
+
+def test_categorical_divergence_agreement_and_errors_are_the_definitions():
+    graph, other = make_policy(), make_policy(activation="relu")
+    observations = make_observations(graph, 20)
+    report = measure_fidelity(graph, write(other), observations)
+    expected, actual = graph.forward(observations)["logits"], run_model(write(other), observations)["logits"]
+    kl = [
+        sum(a * math.log(a / b) for a, b in zip(softmax(p), softmax(q), strict=True))
+        for p, q in zip(expected.tolist(), actual.tolist(), strict=True)
+    ]
+    assert report.kl_mean == pytest.approx(sum(kl) / 20)
+    assert report.kl_max == pytest.approx(max(kl))
+    same = [
+        max(range(3), key=list(p).__getitem__) == max(range(3), key=list(q).__getitem__)
+        for p, q in zip(expected, actual, strict=True)
+    ]
+    assert 0 < sum(same) < 20
+    assert report.agreement == pytest.approx(sum(same) / 20)
+    errors = [abs(p - q) for p, q in zip(expected.flat, actual.flat, strict=True)]
+    assert report.heads["logits"].largest_error == pytest.approx(max(errors))
+    assert report.heads["logits"].rms_error == pytest.approx(math.sqrt(sum(e * e for e in errors) / 60))
+
+
+def test_gaussian_divergence_is_the_integral_of_its_definition():
+    graph = make_policy(gaussian=True, actions=2)
+    other = make_policy(gaussian=True, actions=2, activation="relu")
+    other.heads["log_std"].bias[:] += [0.3, -0.2]
+    observations = make_observations(graph, 3)
+    report = measure_fidelity(graph, write(other, Precision.FLOAT32), observations)
+    expected, actual = graph.forward(observations), other.forward(observations)
+    kl = [
+        sum(
+            gaussian_kl(*(outputs[name][row, action] for outputs in (expected, actual) for name in ("mean", "log_std")))
+            for action in range(2)
+        )
+        for row in range(3)
+    ]
+    assert report.kl_mean == pytest.approx(sum(kl) / 3, rel=1e-3)
+    assert report.kl_max == pytest.approx(max(kl), rel=1e-3)
+
+
+def test_gaussian_agreement_is_the_share_of_means_within_two_percent_of_their_range():
+    graph, other = make_policy(gaussian=True), make_policy(gaussian=True)
+    observations = make_observations(graph, 100)
+    spread = np.ptp(graph.forward(observations)["mean"], axis=0)
+    other.heads["mean"].bias[:] += np.float32(0.019) * spread.astype(np.float32)
+    assert measure_fidelity(graph, write(other, Precision.FLOAT32), observations).agreement == 1.0
+    other.heads["mean"].bias[1] += np.float32(0.002 * spread[1])
+    assert measure_fidelity(graph, write(other, Precision.FLOAT32), observations).agreement == 0.0
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_each_precision_is_closer_than_the_next(gaussian):
+    graph = make_policy(gaussian=gaussian, value="own", normalised=True)
+    observations = make_observations(graph, 300)
+    reports = [measure_fidelity(graph, write(graph, precision), observations) for precision in Precision]
+    assert reports == sorted(reports, key=lambda report: report.kl_mean)
+    assert reports[0].agreement == 1.0
+    assert reports[0].kl_max < 1e-10
+    assert reports[2].agreement > 0.95
+    assert reports[2].kl_mean < 1e-3
+    assert {"value"} < reports[2].heads.keys()
+
+
+def test_sizes_are_those_of_the_file_and_of_the_float32_file():
+    graph = make_policy()
+    report = measure_fidelity(graph, write(graph), make_observations(graph))
+    assert report.bytes == len(write(graph))
+    assert report.bytes_float32 == len(write(graph, Precision.FLOAT32))
+
+
+def test_a_report_is_json_and_a_table():
+    graph = make_policy(value="own")
+    report = measure_fidelity(graph, write(graph), make_observations(graph))
+    assert json.loads(json.dumps(report.as_dict()))["heads"]["value"]["rms_error"] == report.heads["value"].rms_error
+    assert [line.split()[0] for line in report.to_table().splitlines()] == [
+        "bytes",
+        "agreement",
+        "KL",
+        "KL",
+        "logits",
+        "value",
+    ]
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [np.zeros((2, 4)), np.zeros((2, 5), np.float32), np.zeros(4, np.float32), np.zeros((0, 4), np.float32)],
+    ids=["float64", "five features", "no batch", "none"],
+)
+def test_observations_of_another_shape_are_refused(observations):
+    graph = make_policy()
+    with pytest.raises(ValueError, match=r"they must be float32 \[N, 4\]"):
+        measure_fidelity(graph, write(graph), observations)
+
+
+def test_a_missing_runtime_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(MissingRuntimeError, match=r"pip install 'edgerl\[learner\]'"):
+        run_model(write(make_policy()), np.zeros((1, 4), np.float32))
