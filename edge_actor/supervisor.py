@@ -28,6 +28,7 @@ from fleet_protocol.messages import (
     Ack,
     Birth,
     Command,
+    CommandReply,
     Death,
     Health,
     LearnerReport,
@@ -79,7 +80,7 @@ class Supervisor:
             shelf=self._shelf,
             workforce=self._workforce,
             outbox=self._outbox,
-            reply=self._link.send_reply,
+            reply=self._reply,
         )
         self._run: RunSpec | None = None
         self._waiting_policy: HeldPolicy | None = None
@@ -113,9 +114,9 @@ class Supervisor:
                 self._send_windows()
                 self._send_telemetry()
         finally:
-            self._workforce.end()
             self._telemetry_due = 0.0
             self._send_telemetry()
+            self._workforce.end()
             self._link.close(self._session_id)
             self._inbox.close()
 
@@ -289,6 +290,11 @@ class Supervisor:
             health=Health(pss_mb=pss_mb(self._workforce.pids()), outbox_bytes=self._outbox.bytes),
         )
         self._link.send_telemetry(telemetry)
+
+    def _reply(self, reply: CommandReply) -> None:
+        self._telemetry_due = 0.0  # whoever asked sees counters as new as the answer
+        self._send_telemetry()
+        self._link.send_reply(reply)
 
     def _note(self, name: str, value: float) -> None:
         self._sketches.setdefault(name, LatencySketch()).add(value)

@@ -1,0 +1,4 @@
+"""Watches a fleet: what every board does, and how fast; read `fleet.py` first.
+
+fleet    the live picture     collector  fills it from MQTT     history  keeps it in SQLite     listing  reads it back
+"""

@@ -1,0 +1,171 @@
+"""The main job on one machine: a broker, a learner and boards as real processes, watched live."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rich.console import Console
+from rich.live import Live
+
+from edgerl.broker import start_broker
+from edgerl.demo_view import final_table, live_view
+from fleet_monitor.collector import Collector
+from fleet_monitor.fleet import FleetView
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+
+_FLEET: Final = "demo"
+_POLL_S: Final = 0.1
+_END_WAIT_S: Final = 1.0
+_INTERRUPT_WAIT_S: Final = 2.0
+_FAILED_WORK: Final = frozenset({ExitCode.ENVIRONMENT_FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What `edgerl demo` was asked for."""
+
+    env_id: str
+    target_return: float | None
+    time_limit_s: float
+    boards: int
+    copies: int
+    report: Path
+    broker_kind: Literal["auto", "mosquitto", "amqtt"]
+    database: Path | None
+    seed: int
+    config: Path | None
+
+
+def run_demo(plan: DemoPlan, console: Console) -> int:
+    """Run everything, and return the learner's exit code.
+
+    Raises:
+        ProgramError: A board cannot do the task, or a process died.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgerl-demo-")))
+        _require_writable(plan.report)
+        broker = stack.enter_context(start_broker(None, kind=plan.broker_kind))
+        console.print(
+            f"[bold]EdgeRL demo[/bold]: {plan.boards} boards learn {plan.env_id} over {broker.kind} {broker.version} at "
+            f"{broker.address}"
+            + (f", until the mean return of 100 episodes is {plan.target_return:g}" if plan.target_return else "")
+        )
+        collector = stack.enter_context(
+            Collector(broker.address, fleet=_FLEET, history_path=plan.database or folder / "fleet.db")
+        )
+        learner = stack.enter_context(_process("learner", _learner_command(plan, str(broker.address), folder), folder))
+        for index in range(plan.boards):
+            name = f"board-{index:03d}"
+            stack.enter_context(_process(name, _board_command(plan, str(broker.address), name, index), folder))
+        try:
+            exit_code = _watch(learner, collector, console, folder)
+        except KeyboardInterrupt:
+            console.print("Stopping: the learner saves its report ...")
+            learner.send_signal(signal.SIGINT)
+            exit_code = _wait(learner, _INTERRUPT_WAIT_S)
+    _conclude(plan, broker.kind, broker.version, console)
+    return exit_code
+
+
+def _watch(learner: "subprocess.Popen[bytes]", collector: Collector, console: Console, folder: Path) -> int:
+    """Show the fleet until the learner ends; give up when no board can do the task."""
+    started = time.monotonic()
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while (status := learner.poll()) is None:
+            view = collector.snapshot()
+            live.update(live_view(view, time.monotonic() - started))
+            _raise_if_hopeless(view)
+            time.sleep(_POLL_S)
+    if status not in (ExitCode.OK, ExitCode.TARGET_NOT_REACHED):
+        raise ProgramError(
+            ExitCode.PROCESS_DIED, f"the learner ended with code {status}: {_last_line(folder / 'learner.log')}"
+        )
+    return status
+
+
+def _raise_if_hopeless(view: FleetView) -> None:
+    problems = [board.problem for board in view.boards if board.problem is not None]
+    if problems and len(problems) == len(view.boards) and problems[0].code not in _FAILED_WORK:
+        raise ProgramError(ExitCode(problems[0].code), problems[0].sentence)
+
+
+def _conclude(plan: DemoPlan, kind: str, version: str, console: Console) -> None:
+    if not plan.report.is_file():
+        console.print("No report was written.")
+        return
+    report: dict[str, Any] = json.loads(plan.report.read_text(encoding="utf-8"))
+    report["broker"] = {"kind": kind, "version": version}
+    plan.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    console.print(final_table(report))
+    console.print(f"Report: {plan.report}")
+
+
+def _learner_command(plan: DemoPlan, broker: str, folder: Path) -> list[str]:
+    target = [] if plan.target_return is None else ["--target-return", str(plan.target_return)]
+    config = ["--config", str(plan.config)] if plan.config else []
+    return [
+        *("-m", "cloud_learner", "--broker", broker, "--fleet", _FLEET, "--env-id", plan.env_id, *target, *config),
+        *("--time-limit-s", str(plan.time_limit_s), "--copies", str(plan.copies), "--seed", str(plan.seed)),
+        *("--state", str(folder / "state"), "--report", str(plan.report)),
+    ]
+
+
+def _board_command(plan: DemoPlan, broker: str, name: str, index: int) -> list[str]:
+    seed = ["--seed", str(plan.seed * 1000 + index)] if plan.seed else []
+    config = ["--config", str(plan.config)] if plan.config else []
+    return [
+        *("-m", "edge_actor", "--broker", broker, "--fleet", _FLEET, "--board", name, *seed, *config),
+        *("--telemetry-period-s", "1"),
+    ]
+
+
+@contextmanager
+def _process(name: str, arguments: list[str], folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A program of ours with its own log, in a session of its own: Ctrl-C reaches it only through us."""
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            _wait(process, _END_WAIT_S)
+
+
+def _wait(process: "subprocess.Popen[bytes]", timeout_s: float) -> int:
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _require_writable(report: Path) -> None:
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        report.touch()
+        report.unlink()
+    except OSError as error:
+        raise ProgramError(ExitCode.USAGE, f"cannot write the report to {report}: {error.strerror}") from error
