@@ -5,14 +5,13 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cloud_learner.config import LearnerSettings
 from cloud_learner.learner import learn
 from fleet_protocol.exit_codes import ProgramError
-from fleet_protocol.settings import load_settings
+from fleet_protocol.settings import describe_settings, load_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +32,14 @@ def run_learner(settings: LearnerSettings) -> int:
     stop_asked: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, _frame: stop_asked.append(number))
-    return learn(settings, should_stop=lambda: bool(stop_asked)).exit_code
+    result = learn(settings, should_stop=lambda: bool(stop_asked))
+    mean = result.report["return_mean_100"]
+    print(  # noqa: T201 - the last word to a person
+        f"{result.exit_code.name.lower().replace('_', ' ')}: mean return {'-' if mean is None else f'{mean:.1f}'} over "
+        f"the last 100 episodes, after {result.report['env_steps']:,} steps; state in {settings.state}"
+        + (f", report in {settings.report}" if settings.report else "")
+    )
+    return result.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,14 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [learner] table from")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    descriptions = describe_settings(LearnerSettings)
     for field in msgspec.structs.fields(LearnerSettings):
-        parser.add_argument("--" + field.name.rstrip("_").replace("_", "-"), dest=field.name, **_kind(field.name))
+        flag = "--" + field.name.rstrip("_").replace("_", "-")
+        # Values are converted, and refused with their name, by the settings' own types.
+        parser.add_argument(flag, dest=field.name, metavar="VALUE", help=_help(field, descriptions[field.name]))
     return parser
 
 
-def _kind(name: str) -> dict[str, Any]:
-    # Numbers, lists and tables are converted, and refused with their name, by the settings' own types.
-    return {"metavar": name.rstrip("_").upper()}
+def _help(field: msgspec.structs.FieldInfo, description: str) -> str:
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return f"{description} Default: {default!r}".replace("%", "%%")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ class _BootAccount:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTotals:
-    """The two identities of D4: `produced = learned + dropped + in_outbox + lost_window` and
-    `received = learned + refused + duplicates + queued`.
+    """The accounts of a run, which add up (D4).
+
+    `produced = learned + dropped + in_outbox + lost_window`, and `received = learned + refused + duplicates + queued`.
 
     Attributes:
         produced: Windows that got a seq on a board.

@@ -3,6 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Self
 
 from cloud_learner.delivery_ledger import BootKey
 from fleet_protocol.address import BrokerAddress
@@ -57,7 +58,7 @@ class FleetLink:
             on_connect=lambda _session_id: self._publish_retained(),
         )
 
-    def __enter__(self) -> "FleetLink":
+    def __enter__(self) -> Self:
         self._connection.start()
         return self
 

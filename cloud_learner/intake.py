@@ -9,6 +9,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Intake:
         self.trajectory_steps = 0
         self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
 
-    def __enter__(self) -> "Intake":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

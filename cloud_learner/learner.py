@@ -43,6 +43,7 @@ _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
 _INTERRUPTED_REST_WAIT_S: Final = 1.0
 _EVALUATION_WAIT_S: Final = 300.0
+_LOG_PERIOD_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class Learner:
         self._base_version = 0
         self._started_at = time.monotonic()
         self._heartbeat_due = 0.0
+        self._log_due = 0.0
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
         self._publish_due = 0.0
         self._unpublished = 0
@@ -294,6 +296,9 @@ class Learner:
             problem="; ".join(f"{board}: {problem}" for board, problem in self._book.problems().items())[:2000],
         )
         self._link.publish_report(report)
+        if now >= self._log_due:
+            self._log_due = now + _LOG_PERIOD_S
+            _log.info("%s", _progress_line(report, boards=len(self._book.live_boards())))
 
     def _save_if_due(self, algorithm: Algorithm, state: StateFolder) -> None:
         if time.monotonic() >= self._checkpoint_due:
@@ -328,6 +333,17 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ProgramError(ExitCode.CONFIG, f"device {name!r} is not usable here: {error}") from error
     return device
+
+
+def _progress_line(report: LearnerReport, *, boards: int) -> str:
+    if report.state == "waiting":
+        trouble = f" ({report.problem})" if report.problem else ""
+        return f"waiting for a board to tell the spaces of {report.env_id}{trouble}; start one with `edgerl act`"
+    mean = "-" if report.return_mean_100 is None else f"{report.return_mean_100:.1f}"
+    return (
+        f"{report.state}: {boards} boards, {report.env_steps:,} steps ({report.steps_per_s:,.0f}/s), "
+        f"{report.learner_updates:,} updates, policy {max(report.versions.values())}, mean return {mean}"
+    )
 
 
 def _parse_recipe(text: str) -> CompressionRecipe:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from msgspec import to_builtins
 
@@ -85,7 +86,7 @@ class PolicyPublisher:
         self.export_ms = LatencySketch()
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
 
-    def __enter__(self) -> "PolicyPublisher":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

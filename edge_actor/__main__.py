@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"edgerl act: {error}", file=sys.stderr)  # noqa: T201 - the one line for a person
         return error.exit_code
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: supervisor.stop())
+        signal.signal(name, lambda _number, _frame: supervisor.stop())
     supervisor.run()
     return 0
 

@@ -2,6 +2,7 @@
 
 import queue
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,8 +43,8 @@ class Inbox:
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Connected | Arrived] = queue.SimpleQueue()
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)  # noqa: FBT003
-        self._writer.setblocking(False)  # noqa: FBT003
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
     def fileno(self) -> int:
         """Readable while there are events: the supervisor waits on this and on its workers' pipes."""
@@ -56,17 +57,13 @@ class Inbox:
 
     def wake(self) -> None:
         """End a wait; safe in a signal handler."""
-        try:
+        with suppress(BlockingIOError):  # then enough wake-ups are waiting already
             self._writer.send(b"\0")
-        except BlockingIOError:
-            return  # enough wake-ups are waiting already
 
     def drain(self) -> list[Connected | Arrived]:
         """Take all events."""
-        try:
+        with suppress(BlockingIOError):
             self._reader.recv(65_536)
-        except BlockingIOError:
-            pass
         events: list[Connected | Arrived] = []
         while not self._events.empty():
             events.append(self._events.get())

@@ -1,5 +1,8 @@
 """Make the run's environment, if the board allows its code, and say what its spaces are."""
 
+# Gymnasium leaves its spaces' dtypes untyped; what is read of them here is converted at once.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 import importlib
 from typing import Any
 
@@ -41,6 +44,22 @@ def make_environment(env_id: str, env_kwargs: dict[str, Any], *, allowed: list[s
         raise ProgramError(
             ExitCode.ENVIRONMENT_FAILED, f"environment {env_id} could not be made: {type(error).__name__}: {error}"
         ) from error
+
+
+class environment_code:  # noqa: N801 - reads as a word of the language: `with environment_code():`
+    """Whatever the environment raises inside becomes a ProgramError: it is somebody else's code.
+
+    A class and not a generator, because a worker enters it at every step.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ProgramError):
+            sentence = f"the environment failed: {type(error).__name__}: {error}"[:2000]
+            raise ProgramError(ExitCode.ENVIRONMENT_FAILED, sentence) from error
 
 
 def observation_spec(space: spaces.Space[Any]) -> BoxSpec:

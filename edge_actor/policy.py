@@ -1,6 +1,8 @@
 """One policy, ready to act: a `.tflite` file in an interpreter, for a fixed number of copies."""
 
 import ctypes
+import importlib.metadata
+import importlib.util
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from edge_actor.policy_file import BadPolicyFile, read_metadata
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import BoxSpec, SpaceSpec
 
+_RUNTIMES: Final = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 _HEAD_OUTPUTS: Final = {"categorical": ("logits",), "gaussian": ("mean", "log_std")}
 
 
@@ -32,23 +35,14 @@ def interpreter_class() -> tuple[Any, str]:
     Raises:
         ProgramError: None is.
     """
-    try:
-        from ai_edge_litert import interpreter  # noqa: PLC0415 - one of two runtimes is there
-        from ai_edge_litert import __version__ as version  # noqa: PLC0415
-
-        return interpreter.Interpreter, f"ai-edge-litert {version}"
-    except ImportError:
-        pass
-    try:
-        import tflite_runtime  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-        from tflite_runtime import interpreter  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-
-        return interpreter.Interpreter, f"tflite-runtime {tflite_runtime.__version__}"
-    except ImportError as error:
-        raise ProgramError(
-            ExitCode.DEPENDENCY_MISSING,
-            "no TFLite runtime is installed: pip install 'edgerl[actor]' (64-bit) or 'edgerl[actor-tflite]' (32-bit)",
-        ) from error
+    for package, distribution in _RUNTIMES:
+        if importlib.util.find_spec(package) is not None:
+            interpreter = importlib.import_module(f"{package}.interpreter")
+            return interpreter.Interpreter, f"{distribution} {importlib.metadata.version(distribution)}"
+    raise ProgramError(
+        ExitCode.DEPENDENCY_MISSING,
+        "no TFLite runtime is installed: pip install 'edgerl[actor]' (64-bit) or 'edgerl[actor-tflite]' (32-bit)",
+    )
 
 
 class Policy:
@@ -117,4 +111,4 @@ class Policy:
             raise BadPolicyFile(f"expected float32 inputs and outputs, got {tensor.dtype}")
         address: int = tensor.__array_interface__["data"][0]
         memory = (ctypes.c_char * tensor.nbytes).from_address(address)
-        return np.frombuffer(memory, np.float32).reshape(tensor.shape)
+        return np.frombuffer(memoryview(memory), np.float32).reshape(tensor.shape)

@@ -6,7 +6,7 @@ that the file is broken.
 
 import json
 import struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
 _IDENTIFIER: Final = b"TFL3"
 _MODEL_BUFFERS: Final = 4
@@ -30,14 +30,14 @@ def read_metadata(model: bytes) -> dict[str, Any]:
     if model[4:8] != _IDENTIFIER:
         raise BadPolicyFile("not a TFLite file: the identifier TFL3 is missing")
     try:
-        metadata = json.loads(_find_metadata(model))
+        metadata: object = json.loads(_find_metadata(model))
     except (struct.error, IndexError) as error:
         raise BadPolicyFile("the file's tables point outside of it") from error
     except (ValueError, RecursionError) as error:
         raise BadPolicyFile(f"the file's metadata is not JSON: {error}") from error
     if not isinstance(metadata, dict):
         raise BadPolicyFile("the file's metadata is not a JSON object")
-    return metadata
+    return cast("dict[str, Any]", metadata)
 
 
 def _find_metadata(model: bytes) -> bytes:

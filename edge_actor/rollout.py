@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_actor.environments import Environment
+from edge_actor.environments import Environment, environment_code
 from edge_actor.policy import Policy
 from edge_actor.sampling import Sampler
 from fleet_protocol.trajectory import Trajectory
@@ -63,9 +63,9 @@ class Rollout:
         self._lengths = [0] * len(environments)
         self._finals: list[tuple[int, NDArray[Any]]] = []
         self._finished: list[tuple[float, int]] = []
-        for copy, environment in enumerate(environments):
-            observation, _ = environment.reset(seed=None if seed is None else seed + copy)
-            self._observations[-1, copy] = observation
+        with environment_code():
+            for copy, environment in enumerate(environments):
+                self._observations[-1, copy], _ = environment.reset(seed=None if seed is None else seed + copy)
         self._now_first = np.ones(len(environments), np.bool_)
 
     def fill_window(self, newest_policy: Callable[[], Policy]) -> tuple[Trajectory, Timings]:
@@ -100,7 +100,8 @@ class Rollout:
         self._is_first[step] = self._now_first
         self._now_first[...] = False
         sampled = perf_counter_ns()
-        self._step_environments(step, actions)
+        with environment_code():
+            self._step_environments(step, actions)
         ended = perf_counter_ns()
         self._timings[:, step] = (inferred - started, (ended - sampled) // len(actions), ended - started)
 
@@ -158,7 +159,17 @@ def play_greedy_episodes(
 
     Returns:
         Undiscounted returns and lengths, in the order of the episodes.
+
+    Raises:
+        ProgramError: The environment raised.
     """
+    with environment_code():
+        return _play_greedy_episodes(environments, policy, sampler, episodes=episodes, seed=seed)
+
+
+def _play_greedy_episodes(
+    environments: list[Environment], policy: Policy, sampler: Sampler, *, episodes: int, seed: int
+) -> tuple[list[float], list[int]]:
     returns, lengths = [0.0] * episodes, [0] * episodes
     playing = list(range(min(len(environments), episodes)))  # copy -> episode, -1 when there is none left
     following = len(playing)

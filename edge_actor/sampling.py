@@ -77,7 +77,7 @@ class CategoricalSampler:
         self.wire_scale = wire_scale
         self.actions = np.zeros((unroll_length, copies), np.uint8 if space.n <= 256 else np.int32)  # noqa: PLR2004
         self.behavior_params = np.zeros((unroll_length, copies, space.n - 1), np.int8)
-        self.behavior_log_prob = None
+        self.behavior_log_prob: NDArray[np.float32] | None = None
         self._largest = 0.0
         plain = copies * space.n <= _PLAIN_PYTHON_UP_TO
         self._draw: Callable[[Outputs, int], list[int]] = self._draw_plainly if plain else self._draw_vectorised
@@ -130,8 +130,7 @@ class CategoricalSampler:
         cumulative = [1.0]
         for logit in logits[1:]:
             shift = logit - first
-            if abs(shift) > self._largest:
-                self._largest = abs(shift)
+            self._largest = max(self._largest, abs(shift))
             level = min(max(round(shift / scale), -_GRID_LIMIT), _GRID_LIMIT)
             grid.append(level)
             total += weights[level + _GRID_LIMIT]

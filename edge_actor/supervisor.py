@@ -40,7 +40,7 @@ from fleet_protocol.messages import (
 )
 from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
 from fleet_protocol.sketch import LatencySketch
-from fleet_protocol.topics import PROTOCOL_VERSION
+from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Supervisor:
         try:
             while not self._stopping:
                 self._link.raise_failure()
-                wait([self._inbox, *self._workforce.pipes()], timeout=_TICK_S)
+                wait([self._inbox.fileno(), *self._workforce.pipes()], timeout=_TICK_S)
                 for event in self._inbox.drain():
                     self._handle(event)
                 self._workforce.receive()
@@ -130,12 +130,7 @@ class Supervisor:
             return
         kind = event.address.kind
         try:
-            if event.address.protocol != PROTOCOL_VERSION:
-                raise FrameRefused(
-                    "protocol_mismatch",
-                    f"a learner speaks protocol {event.address.protocol} and this board {PROTOCOL_VERSION}: "
-                    "install the same EdgeRL on both",
-                )
+            _require_our_protocol(event.address)
             self._dispatch(kind, event.address.subject, event.payload)
         except BadMessage as error:
             self._count(f"{kind}_undecodable", f"ignored a message on {kind}: {error}")
@@ -151,12 +146,12 @@ class Supervisor:
             case "learner":
                 self._take_heartbeat(decode(payload, LearnerReport))
             case "status" if subject == self._board_id:
-                self._take_own_status(decode(payload, Status))  # type: ignore[arg-type]
+                self._take_own_status(decode(payload, Status))
             case "ack" if subject == self._board_id:
                 self._take_ack(decode(payload, Ack))
             case "command" if subject == self._board_id:
                 header, body = open_frame(payload, kind="command", unsigned_allowed=self._unsigned_allowed)
-                self._commander.take(header, decode(body, Command))  # type: ignore[arg-type]
+                self._commander.take(header, decode(body, Command))
             case _:
                 self._counters[f"{kind}_unexpected"] += 1
 
@@ -310,3 +305,12 @@ class Supervisor:
             self._warned_at[sentence] = now
             _log.warning("%s", sentence)
             self._link.send_log(LogLine(level="warning", at=utc_timestamp(), text=sentence[:2000]))
+
+
+def _require_our_protocol(address: TopicAddress) -> None:
+    if address.protocol != PROTOCOL_VERSION:
+        raise FrameRefused(
+            "protocol_mismatch",
+            f"a learner speaks protocol {address.protocol} and this board {PROTOCOL_VERSION}: "
+            "install the same EdgeRL on both",
+        )

@@ -253,14 +253,11 @@ def main() -> int:
     try:
         Worker(pipe, start).run()
     except ProgramError as error:
-        problem = _problem(error)
-    except (BrokenPipeError, EOFError):
-        return 0
-    except Exception as error:  # an environment is somebody else's code, and may raise anything
-        sentence = f"environment {start.run.env_id} failed: {type(error).__name__}: {error}"[:2000]
-        problem = Problem(code=ExitCode.ENVIRONMENT_FAILED, sentence=sentence)
-    pipe.send_bytes(encode(Failed(problem=problem)))
-    return problem.code
+        pipe.send_bytes(encode(Failed(problem=_problem(error))))
+        return error.exit_code
+    except BrokenPipeError:
+        pass  # the supervisor is gone
+    return 0
 
 
 if __name__ == "__main__":

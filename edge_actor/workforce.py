@@ -193,6 +193,7 @@ class Workforce:
                 self.evaluated.append(message)
             case Failed():
                 self.problem = message.problem
+                self._unproved.pop(worker.index, None)  # it said why, so the policy is no suspect
                 self._warn(message.problem.sentence)
 
     def _prove(self, worker: WorkerProcess) -> None:

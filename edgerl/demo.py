@@ -51,14 +51,16 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
     Raises:
         ProgramError: A board cannot do the task, or a process died.
     """
+    # `kill` and Ctrl-C end a demo the same way: through KeyboardInterrupt, so that no process is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgerl-demo-")))
         _require_writable(plan.report)
         broker = stack.enter_context(start_broker(None, kind=plan.broker_kind))
         console.print(
-            f"[bold]EdgeRL demo[/bold]: {plan.boards} boards learn {plan.env_id} over {broker.kind} {broker.version} at "
-            f"{broker.address}"
-            + (f", until the mean return of 100 episodes is {plan.target_return:g}" if plan.target_return else "")
+            f"[bold]EdgeRL demo[/bold]: {plan.boards} boards learn {plan.env_id} over {broker.kind} {broker.version} "
+            f"at {broker.address}"
+            + ("" if plan.target_return is None else f", to a mean return of {plan.target_return:g} over 100 episodes")
         )
         collector = stack.enter_context(
             Collector(broker.address, fleet=_FLEET, history_path=plan.database or folder / "fleet.db")

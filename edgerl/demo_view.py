@@ -37,9 +37,10 @@ def final_table(report: dict[str, Any]) -> Table:
     """The end of a run, in a dozen lines."""
     table = Table(title="Reached" if report["reached"] else "Not reached", title_justify="left", show_header=False)
     evaluation, policies, windows = report["evaluation"], report["policies"], report["trajectories"]
+    to_target, wall = _number(report["time_to_target_s"]), report["wall_s"]
     rows = {
         "task": f"{report['env_id']}, target {_number(report['target_return'])}",
-        "time to target": f"{_number(report['time_to_target_s'])} s (from the first policy; {report['wall_s']:.1f} s in all)",
+        "time to target": f"{to_target} s from the first policy, {wall:.1f} s in all",
         "learned from": f"{report['env_steps']:,} steps in {report['learner_updates']:,} updates",
         "mean return, last 100 episodes": _number(report["return_mean_100"]),
         f"greedy evaluation ({report['precision']}, on a board)": _evaluation(evaluation),
@@ -48,7 +49,8 @@ def final_table(report: dict[str, Any]) -> Table:
         "publish to first action": f"p50 {_percentile(policies['publish_to_act_ms'], 'p50')} ms, "
         f"p99 {_percentile(policies['publish_to_act_ms'], 'p99')} ms",
         "windows": f"{windows['produced']} produced = {windows['learned']} learned + "
-        f"{sum(windows['dropped'].values())} dropped + {windows['in_outbox']} in outboxes + {windows['lost_window']} lost",
+        f"{sum(windows['dropped'].values())} dropped + {windows['in_outbox']} in outboxes + "
+        f"{windows['lost_window']} lost",
         "bytes per step": _number(windows["bytes_per_step"]),
     }
     for name, value in rows.items():
@@ -89,7 +91,8 @@ def _median(board: BoardView, name: str) -> str:
 def _evaluation(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "none"
-    return f"{evaluation['return_mean']:.1f} mean, {evaluation['return_min']:.1f} least of {evaluation['episodes']} episodes"
+    mean, least = evaluation["return_mean"], evaluation["return_min"]
+    return f"mean {mean:.1f}, least {least:.1f}, of {evaluation['episodes']} episodes"
 
 
 def _percentile(percentiles: dict[str, float], name: str) -> str:

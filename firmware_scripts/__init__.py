@@ -1,0 +1,1 @@
+"""What is put on a machine before our Python starts: services now, images and flashing to come."""

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="edgerl monitor",
-        description="Record what every board reports. Look at it with `edgerl fleet list` and `edgerl fleet show BOARD`.",
+        description="Record what every board reports; `edgerl fleet list` and `fleet show BOARD` read it back.",
     )
     parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [monitor] table from")
     parser.add_argument("--broker", help="MQTT broker, HOST or HOST:PORT (default 127.0.0.1:1883)")
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _record(settings: MonitorSettings) -> None:
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+        signal.signal(name, lambda _number, _frame: stop.set())
     address = BrokerAddress.parse(settings.broker).require_loopback()
     states: dict[str, str] = {}
     with Collector(address, fleet=settings.fleet, history_path=Path(settings.db)) as collector:

@@ -44,7 +44,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.close()
         raise ProgramError(
             ExitCode.STATE_UNUSABLE,
-            f"{path} was written by a newer EdgeRL (schema {version}, this one knows {SCHEMA_VERSION}); update this one",
+            f"{path} was written by a newer EdgeRL (schema {version}, known is {SCHEMA_VERSION}); update this one",
         )
     return database
 
@@ -81,8 +81,10 @@ class History:
             self._database.executemany(
                 "INSERT INTO latency VALUES (?,?,?,?,?,?,?,?)",
                 [
-                    (now, interval.board_id, interval.boot_id, measure, sketch.count)
-                    + tuple(sketch.quantile(share) for share in (0.5, 0.95, 0.99))
+                    (
+                        *(now, interval.board_id, interval.boot_id, measure, sketch.count),
+                        *(sketch.quantile(share) for share in (0.5, 0.95, 0.99)),
+                    )
                     for interval in intervals
                     for measure, sketch in interval.sketches.items()
                     if sketch.count

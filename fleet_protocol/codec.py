@@ -1,9 +1,12 @@
 """The one codec: messages to msgpack and back, with limits, because payloads are untrusted (D9)."""
 
+# msgpack ships no stubs; what it returns becomes a typed message at once.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from types import UnionType
 from typing import Any, Final, TypeVar, overload
 
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
 import msgspec
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
@@ -30,7 +33,7 @@ def decode(payload: bytes, message_type: type[MessageT], *, max_bytes: int = MAX
 def decode(payload: bytes, message_type: UnionType, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any: ...  # noqa: ANN401
 
 
-def decode(payload: bytes, message_type: Any, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any:  # noqa: ANN401
+def decode(payload: bytes, message_type: Any, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
     """Decode an untrusted payload.
 
     msgpack checks the structure (depth, and no length that exceeds the payload); msgspec checks the types.
@@ -46,7 +49,7 @@ def decode(payload: bytes, message_type: Any, *, max_bytes: int = MAX_MESSAGE_BY
     if len(payload) > max_bytes:
         raise BadMessage(f"expected at most {max_bytes} bytes, got {len(payload)}")
     try:
-        plain = msgpack.unpackb(
+        plain: object = msgpack.unpackb(
             payload,
             raw=False,
             strict_map_key=True,

@@ -38,7 +38,7 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.ADDRESS_REFUSED: "Only loopback addresses (127.0.0.0/8, ::1, localhost) are allowed: without TLS and "
     "signatures, anybody on the network could give your boards a policy.",
     ExitCode.TARGET_NOT_REACHED: "The run ended before the mean return of 100 episodes reached the target. The report "
-    "was written. Try a longer --time-limit, or look at the return's course in the report.",
+    "was written. Try a longer --time-limit, or other settings of the learner.",
     ExitCode.ENVIRONMENT_UNKNOWN: "No such environment on the board. Check --env for typing, and install the package "
     "that registers it on each board.",
     ExitCode.ENVIRONMENT_REFUSED: "The board's own configuration does not allow this environment's code. Add its "

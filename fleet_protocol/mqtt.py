@@ -6,6 +6,7 @@ retained on the broker or stands in an outbox. Handlers run on the network threa
 """
 
 import logging
+import queue
 import random
 import socket
 import threading
@@ -13,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -35,6 +36,7 @@ _PUBACK_OVERDUE_S: Final = 15.0
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LIMIT_S: Final = 30.0
 _CONNECT_WAIT_S: Final = 10.0
+_PROBE_WAIT_S: Final = 5.0
 _WATCH_PERIOD_S: Final = 0.5
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 _CLIENT_ID_TAKEN: Final = "Session taken over"
@@ -99,7 +101,7 @@ class MqttConnection:
         self._subscriptions = subscriptions
         self._make_will = make_will
         self._on_connect = on_connect
-        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._protocol: MQTTProtocolVersion | None = None
         self._client: paho.Client | None = None
         self._connected = threading.Event()
         self._ended = threading.Event()
@@ -116,8 +118,9 @@ class MqttConnection:
         self._thread.start()
         return self
 
-    def __enter__(self) -> "MqttConnection":
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -192,11 +195,14 @@ class MqttConnection:
             self._closing.wait(random.uniform(0, limit))  # noqa: S311 - jitter is no secret
 
     def _one_session(self) -> None:
-        session_id = uuid.uuid4().hex[:12]
-        client = self._make_client(session_id)
         self._ended.clear()
         if self._closing.is_set():
             return
+        self._protocol = self._protocol or self._probe_protocol()
+        if self._protocol is None:
+            return
+        session_id = uuid.uuid4().hex[:12]
+        client = self._make_client(session_id, self._protocol)
         try:
             client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
         except OSError as error:
@@ -226,12 +232,45 @@ class MqttConnection:
                 self._note_problem("the broker stopped acknowledging")
                 return
 
-    def _make_client(self, session_id: str) -> paho.Client:
+    def _probe_protocol(self) -> MQTTProtocolVersion | None:
+        """Version 5 where the broker has it, else 3.1.1; None when it does not answer.
+
+        The probe has no will: a 3.1.1 broker reads a will's version 5 properties as something else, and hangs.
+        """
+        found: queue.SimpleQueue[MQTTProtocolVersion | None] = queue.SimpleQueue()
+
+        def answered(_client: paho.Client, _userdata: object, _flags: object, code: ReasonCode, _p: object) -> None:
+            unsupported = code.getName() == _UNSUPPORTED_PROTOCOL
+            found.put(MQTTProtocolVersion.MQTTv311 if unsupported else MQTTProtocolVersion.MQTTv5)
+
+        probe = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{self._client_id}-probe",
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        probe.on_connect = answered
+        try:
+            probe.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
+        except OSError as error:
+            self._note_problem(str(error))
+            return None
+        probe.loop_start()
+        try:
+            return found.get(timeout=_PROBE_WAIT_S)
+        except queue.Empty:
+            self._note_problem("the connection was accepted, but MQTT was not spoken")
+            return None
+        finally:
+            probe.disconnect()
+            probe.loop_stop()
+
+    def _make_client(self, session_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            protocol=self._protocol,
-            clean_session=None if self._protocol == MQTTProtocolVersion.MQTTv5 else True,
+            protocol=protocol,
+            clean_session=None if protocol == MQTTProtocolVersion.MQTTv5 else True,
             reconnect_on_failure=False,
         )
         client.max_inflight_messages_set(_INFLIGHT)
@@ -242,7 +281,6 @@ class MqttConnection:
         client.on_connect = lambda c, _u, _f, code, _p: self._guard(self._connect_answered, c, code, session_id)
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
         client.on_publish = lambda _c, _u, mid, _r, _p: self._guard(self._acked, mid)
-        client.on_message = lambda _c, _u, message: None
         for subscription in self._subscriptions:
             client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
         return client
@@ -256,16 +294,14 @@ class MqttConnection:
         # An exception here would end paho's thread while is_connected() goes on saying True.
         try:
             function(*arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raise_failure() raises it again
             _log.exception("a handler failed")
             self._failure = self._failure or error
 
     def _connect_answered(self, client: paho.Client, code: ReasonCode, session_id: str) -> None:
         if code.is_failure:
-            if code.getName() == _UNSUPPORTED_PROTOCOL and self._protocol == MQTTProtocolVersion.MQTTv5:
-                self._protocol = MQTTProtocolVersion.MQTTv311
-            else:
-                self._note_problem(f"the broker refused: {code.getName()}")
+            self._protocol = None  # another broker may have taken this one's place
+            self._note_problem(f"the broker refused: {code.getName()}")
             self._ended.set()
             return
         self.connects += 1

@@ -69,8 +69,5 @@ class SequenceSet:
     def __len__(self) -> int:
         return self._size
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SequenceSet) and self.ranges() == other.ranges()
-
     def __repr__(self) -> str:
         return f"SequenceSet({self.ranges()})"

@@ -1,7 +1,11 @@
 """One way to configure a program: defaults < TOML file < EDGERL_* < flags. Unknown keys are errors."""
 
+import ast
 import difflib
+import inspect
+import itertools
 import os
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +49,21 @@ def load_settings(
         return msgspec.convert(values, settings_type, strict=False)
     except msgspec.ValidationError as error:
         raise ProgramError(ExitCode.CONFIG, f"[{table}] {error}") from error
+
+
+def describe_settings(settings_type: type[msgspec.Struct]) -> dict[str, str]:
+    """The sentence under each field of a settings struct, by name: help, docs and code say the same."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(settings_type)))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    return {
+        field.target.id: sentence.value.value
+        for field, sentence in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(sentence, ast.Expr)
+        and isinstance(sentence.value, ast.Constant)
+        and isinstance(sentence.value.value, str)
+    }
 
 
 def _from_file(file: Path, table: str, fields: set[str]) -> dict[str, Any]:

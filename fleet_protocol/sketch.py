@@ -66,7 +66,7 @@ class LatencySketch:
             return
         self._extend(sketch.count, sketch.total, sketch.minimum, sketch.maximum)
         self.zeros += sketch.zeros
-        for index, count in sketch._buckets.items():
+        for index, count in sketch._buckets.items():  # noqa: SLF001 - another one of this class
             self._buckets[index] = self._buckets.get(index, 0) + count
         self._collapse()
 

@@ -1,6 +1,6 @@
 """IMPALA's actor-critic: V-trace targets and policy gradient (https://arxiv.org/abs/1802.01561).
 
-With several passes over a batch the policy loss is a clipped surrogate around the policy that the passes began with; the
+With several passes over a batch the policy loss is a clipped surrogate around the policy that they began with; the
 V-trace ratios are computed once, before them. With one pass it is IMPALA's own loss, to the letter.
 """
 
@@ -13,7 +13,7 @@ from cloud_learner.algorithms.algorithm import UpdateReport
 from cloud_learner.batching import Batch
 from cloud_learner.config import LearnerSettings
 from cloud_learner.losses import clipped_surrogate_loss, value_loss
-from cloud_learner.networks import ActorCritic
+from cloud_learner.networks import ActorCritic, PolicyOutput
 from cloud_learner.normalisation import RewardScaler
 from compressor.policy_graph import PolicyGraph
 from corrector import (
@@ -64,7 +64,7 @@ class Impala:
             first = first or losses
             self._descend(losses[0] + settings.value_cost * losses[1] - settings.entropy_cost * losses[2])
         assert first is not None  # noqa: S101 - there is at least one pass
-        return self._report(batch, before.params[:-1], before.values[:-1], log_prob, returns, first)
+        return self._report(batch, before=before, log_prob=log_prob, returns=returns, losses=first)
 
     def policy_graph(self) -> PolicyGraph:
         """A copy of the policy as it is now."""
@@ -112,12 +112,13 @@ class Impala:
     def _report(
         self,
         batch: Batch,
-        params: Tensor,
-        values: Tensor,
+        *,
+        before: PolicyOutput,
         log_prob: Tensor,
         returns: VTraceReturns,
         losses: tuple[Tensor, Tensor, Tensor],
     ) -> UpdateReport:
+        params, values = before.params[:-1], before.values[:-1]
         log_rhos = log_prob - batch.behavior_log_prob
         policy, value, entropy = (float(loss.detach()) for loss in losses)
         discrete = self._network.head == "categorical"
