@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from cloud_learner.config import LearnerSettings
-from cloud_learner.learner import learn
+from cloud_learner.run_start import learn
 from fleet_protocol.exit_codes import ProgramError
 from fleet_protocol.settings import describe_settings, load_settings
 

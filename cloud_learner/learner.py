@@ -1,13 +1,11 @@
-"""The learner. Read this first: `Learner._learn` is the loop, and `learn` is a run from its first to its last message.
+"""The learner. Read this first: `Learner.lead` is a run from first to last message, and `Learner._learn` its loop.
 
     boards --windows--> intake --queue--> [ correct, learn, ack ] --snapshot--> publisher --policies--> boards
 
 Threads: the network's, which only hands over; the intake's; the publisher's; and this one, which owns the networks.
 """
 
-import logging
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from cloud_learner.checkpoints import StateFolder, VersionCounter
 from cloud_learner.config import LearnerSettings
 from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
+from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
 from cloud_learner.networks import ActorCritic
 from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
@@ -31,19 +30,14 @@ from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
 from cloud_learner.settlement import Settlement
 from cloud_learner.trajectory_queue import TrajectoryQueue
-from compressor import CompressionRecipe, UnknownRecipeError
-from fleet_protocol.address import BrokerAddress
-from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, EvaluationResult, LearnerReport, RunSpec, SpaceSpec
+from compressor import CompressionRecipe
+from fleet_protocol.exit_codes import ExitCode
+from fleet_protocol.messages import BoxSpec, EvaluationResult, RunSpec, SpaceSpec
 
-_log = logging.getLogger(__name__)
-
-_CONNECT_WAIT_S: Final = 10.0
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
 _INTERRUPTED_REST_WAIT_S: Final = 1.0
 _EVALUATION_WAIT_S: Final = 300.0
-_LOG_PERIOD_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +51,6 @@ class RunResult:
 
     exit_code: ExitCode
     report: dict[str, Any]
-
-
-def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunResult:
-    """Lead one run: announce it, learn until its target, limit or a stop, settle, report.
-
-    Args:
-        settings: What was set.
-        should_stop: Asked between updates; True ends the run, and what was learned is saved.
-
-    Raises:
-        ProgramError: No broker, an unusable state folder, or settings that do not fit together.
-    """
-    address = BrokerAddress.parse(settings.broker).require_loopback()
-    recipe = _parse_recipe(settings.precision)
-    device = choose_device(settings.device)
-    torch.set_num_threads(settings.threads)
-    state = StateFolder(Path(settings.state))
-    checkpoint = state.load()
-    with FleetLink(address, fleet=settings.fleet) as link:
-        link.wait_connected(_CONNECT_WAIT_S)
-        retained_run, retained_report = link.last_run()
-        run = _resumed_run(settings, checkpoint) or _new_run(settings, above=retained_run)
-        learner = Learner(settings, run, link=link, device=device, recipe=recipe, checkpoint=checkpoint)
-        versions = VersionCounter(state, above=_highest_version(checkpoint, retained_report))
-        return learner.lead(state, versions, should_stop)
 
 
 class Learner:
@@ -119,12 +88,11 @@ class Learner:
         self._publisher: PolicyPublisher | None = None
         self._base_version = 0
         self._started_at = time.monotonic()
-        self._heartbeat_due = 0.0
-        self._log_due = 0.0
+        self._heartbeat = Heartbeat(link, run, period_s=settings.heartbeat_s)
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
         self._publish_due = 0.0
         self._unpublished = 0
-        self._state = "waiting"
+        self._state: RunState = "waiting"
 
     def lead(self, state: StateFolder, versions: VersionCounter, should_stop: Callable[[], bool]) -> RunResult:
         """Announce, wait for a board, learn, settle, report."""
@@ -274,31 +242,7 @@ class Learner:
         )
 
     def _beat(self, *, force: bool = False) -> None:
-        now = time.monotonic()
-        if now < self._heartbeat_due and not force:
-            return
-        self._heartbeat_due = now + self._settings.heartbeat_s
-        progress = self._progress
-        report = LearnerReport(
-            run_id=self._run.run_id,
-            generation=self._run.generation,
-            env_id=self._run.env_id,
-            state=self._state,  # type: ignore[arg-type]
-            versions={self._run.group: self._version},
-            heartbeat_s=self._settings.heartbeat_s,
-            env_steps=progress.env_steps,
-            learner_updates=progress.updates,
-            episodes=progress.episodes,
-            return_mean_100=progress.return_mean_100,
-            target_return=progress.target_return,
-            policy_lag=progress.policy_lag,
-            steps_per_s=progress.steps_per_s(),
-            problem="; ".join(f"{board}: {problem}" for board, problem in self._book.problems().items())[:2000],
-        )
-        self._link.publish_report(report)
-        if now >= self._log_due:
-            self._log_due = now + _LOG_PERIOD_S
-            _log.info("%s", _progress_line(report, boards=len(self._book.live_boards())))
+        self._heartbeat.beat(self._state, self._progress, self._book, version=self._version, force=force)
 
     def _save_if_due(self, algorithm: Algorithm, state: StateFolder) -> None:
         if time.monotonic() >= self._checkpoint_due:
@@ -319,75 +263,9 @@ class Learner:
         self._checkpoint_due = time.monotonic() + self._settings.checkpoint_every_s
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where torch finds it.
-
-    Raises:
-        ProgramError: The device is unknown, or not here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ProgramError(ExitCode.CONFIG, f"device {name!r} is not usable here: {error}") from error
-    return device
-
-
-def _progress_line(report: LearnerReport, *, boards: int) -> str:
-    if report.state == "waiting":
-        trouble = f" ({report.problem})" if report.problem else ""
-        return f"waiting for a board to tell the spaces of {report.env_id}{trouble}; start one with `edgerl act`"
-    mean = "-" if report.return_mean_100 is None else f"{report.return_mean_100:.1f}"
-    return (
-        f"{report.state}: {boards} boards, {report.env_steps:,} steps ({report.steps_per_s:,.0f}/s), "
-        f"{report.learner_updates:,} updates, policy {max(report.versions.values())}, mean return {mean}"
-    )
-
-
-def _parse_recipe(text: str) -> CompressionRecipe:
-    try:
-        return CompressionRecipe.parse(text)
-    except UnknownRecipeError as error:
-        raise ProgramError(ExitCode.CONFIG, f"precision: {error}") from error
-
-
-def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
-    return RunSpec(
-        run_id=uuid.uuid4().hex[:12],
-        generation=above.generation + 1 if above else 1,
-        env_id=settings.env_id,
-        env_kwargs=settings.env_kwargs,
-        unroll_length=settings.unroll_length,
-        copies=settings.copies,
-        max_in_flight=settings.max_in_flight,
-        max_age_s=settings.max_age_s,
-    )
-
-
-def _resumed_run(settings: LearnerSettings, checkpoint: dict[str, Any] | None) -> RunSpec | None:
-    if checkpoint is None:
-        return None
-    run = convert(checkpoint["run"], RunSpec)
-    if (run.env_id, run.env_kwargs) != (settings.env_id, settings.env_kwargs):
-        raise ProgramError(
-            ExitCode.CONFIG,
-            f"the state folder {settings.state} holds a run of {run.env_id}, not of {settings.env_id}; "
-            "choose another --state for another task",
-        )
-    _log.info("resuming run %s from %s", run.run_id, settings.state)
-    return run
-
-
 def _saved_spaces(checkpoint: dict[str, Any] | None) -> Spaces | None:
     if checkpoint is None or checkpoint["spaces"] is None:
         return None
     observation, action = checkpoint["spaces"]
     action_spec: SpaceSpec = convert(action, SpaceSpec)  # type: ignore[arg-type]
     return convert(observation, BoxSpec), action_spec
-
-
-def _highest_version(checkpoint: dict[str, Any] | None, report: LearnerReport | None) -> int:
-    retained = max(report.versions.values(), default=0) if report else 0
-    return max(checkpoint["version"] if checkpoint else 0, retained)

@@ -9,20 +9,19 @@ import logging
 import random
 import time
 import uuid
-from collections import Counter
 from multiprocessing.connection import wait
 from typing import Final
 
-from edge_actor.board_health import pss_mb
 from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
+from edge_actor.diary import Diary
 from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
 from fleet_protocol.address import BrokerAddress
-from fleet_protocol.clock import kernel_boot_id, utc_timestamp
+from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import (
     Ack,
@@ -30,23 +29,18 @@ from fleet_protocol.messages import (
     Command,
     CommandReply,
     Death,
-    Health,
     LearnerReport,
-    LogLine,
     RunSpec,
     Status,
-    Telemetry,
     TrajectoryMessage,
 )
 from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
-from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 
 _log = logging.getLogger(__name__)
 
 _SOFTWARE: Final = "edgerl 0.1.0"
 _TICK_S: Final = 0.25
-_SAME_WARNING_AGAIN_S: Final = 60.0
 _HEARTBEATS_BEHIND: Final = 2
 
 
@@ -72,8 +66,9 @@ class Supervisor:
             address, fleet=settings.fleet, board_id=board_id, boot_id=self._boot_id, inbox=self._inbox
         )
         self._outbox = Outbox(max_bytes=settings.outbox_bytes, clock=time.monotonic, rng=random.Random())  # noqa: S311
+        self._diary = Diary(board_id, self._boot_id, period_s=settings.telemetry_period_s, send_log=self._link.send_log)
         self._shelf = PolicyShelf()
-        self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._warn)
+        self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
         self._commander = Commander(
             board_id,
             self._boot_id,
@@ -86,12 +81,7 @@ class Supervisor:
         self._waiting_policy: HeldPolicy | None = None
         self._session_id = ""
         self._announced: Birth | None = None
-        self._started_at = time.monotonic()
-        self._telemetry_due = 0.0
         self._heartbeats_behind = 0
-        self._counters: Counter[str] = Counter()
-        self._sketches: dict[str, LatencySketch] = {}
-        self._warned_at: dict[str, float] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -114,8 +104,7 @@ class Supervisor:
                 self._send_windows()
                 self._send_telemetry()
         finally:
-            self._telemetry_due = 0.0
-            self._send_telemetry()
+            self._send_telemetry(now=True)
             self._workforce.end()
             self._link.close(self._session_id)
             self._inbox.close()
@@ -133,9 +122,9 @@ class Supervisor:
             _require_our_protocol(event.address)
             self._dispatch(kind, event.address.subject, event.payload)
         except BadMessage as error:
-            self._count(f"{kind}_undecodable", f"ignored a message on {kind}: {error}")
+            self._diary.count(f"{kind}_undecodable", f"ignored a message on {kind}: {error}")
         except FrameRefused as error:
-            self._count(f"{kind}_{error.reason}", f"refused a message on {kind}: {error}")
+            self._diary.count(f"{kind}_{error.reason}", f"refused a message on {kind}: {error}")
 
     def _dispatch(self, kind: str, subject: str, payload: bytes) -> None:
         match kind:
@@ -153,7 +142,7 @@ class Supervisor:
                 header, body = open_frame(payload, kind="command", unsigned_allowed=self._unsigned_allowed)
                 self._commander.take(header, decode(body, Command))
             case _:
-                self._counters[f"{kind}_unexpected"] += 1
+                self._diary.counters[f"{kind}_unexpected"] += 1
 
     def _take_run(self, payload: bytes) -> None:
         header, body = open_frame(payload, kind="run", unsigned_allowed=self._unsigned_allowed)
@@ -166,7 +155,7 @@ class Supervisor:
         self._run = run
         self._shelf.begin_run()
         for entry in self._outbox.drop_stale(run_id=run.run_id, max_age_s=run.max_age_s):
-            self._counters["windows_dropped"] += 1
+            self._diary.counters["windows_dropped"] += 1
             self._workforce.window_left(entry.worker)
         self._workforce.start_run(run)
         if self._waiting_policy is not None:
@@ -194,14 +183,14 @@ class Supervisor:
         self._heartbeats_behind = self._heartbeats_behind + 1 if behind else 0
         if self._heartbeats_behind >= _HEARTBEATS_BEHIND:
             self._heartbeats_behind = 0
-            self._counters["resubscribed"] += 1
+            self._diary.counters["resubscribed"] += 1
             self._link.ask_again()
 
     def _take_own_status(self, status: Birth | Death) -> None:
         if isinstance(status, Death) and status.session_id != self._session_id:
             self._announced = None  # a late will of an old session: say that we live
         if isinstance(status, Birth) and status.boot_id != self._boot_id and self._announced is not None:
-            self._count(
+            self._diary.count(
                 "board_id_taken", f"another live agent calls itself {self._board_id}: give each board its own --board"
             )
 
@@ -210,7 +199,7 @@ class Supervisor:
             return
         now = time.monotonic()
         for entry in self._outbox.ack(ack.finished):
-            self._note("publish_to_ack_ms", (now - entry.produced_at) * 1e3)
+            self._diary.note("publish_to_ack_ms", (now - entry.produced_at) * 1e3)
             self._workforce.window_left(entry.worker)
 
     # --- what comes from the workers --------------------------------------------------------------------------------
@@ -219,8 +208,7 @@ class Supervisor:
         assert self._run is not None  # noqa: S101 - workers exist only within a run
         entry = self._outbox.add(window.body, run_id=self._run.run_id, worker=worker, env_steps=window.env_steps)
         _log.debug("window %d of %d bytes", entry.seq, len(window.body))
-        for name, state in window.sketches.items():
-            self._sketches.setdefault(name, LatencySketch()).merge(state)
+        self._diary.merge(window.sketches)
 
     # --- what goes out ----------------------------------------------------------------------------------------------
 
@@ -262,49 +250,24 @@ class Supervisor:
             )
             if not self._link.send_trajectory(message):
                 return
-            self._counters["windows_resent"] += entry.sends > 0
+            self._diary.counters["windows_resent"] += entry.sends > 0
             self._outbox.mark_sent(entry)
 
-    def _send_telemetry(self) -> None:
-        now = time.monotonic()
-        if now < self._telemetry_due:
+    def _send_telemetry(self, *, now: bool = False) -> None:
+        if not (now or self._diary.is_due()):
             return
-        self._telemetry_due = now + self._settings.telemetry_period_s
-        newest = self._shelf.newest
-        self._counters["reconnects"] = self._link.reconnects
-        telemetry = Telemetry(
-            board_id=self._board_id,
-            boot_id=self._boot_id,
-            uptime_s=now - self._started_at,
+        self._diary.counters["reconnects"] = self._link.reconnects
+        telemetry = self._diary.telemetry(
             run_id=self._run.run_id if self._run else "",
-            policy_version=newest.version if newest else 0,
-            highest_version_seen=self._shelf.highest_seen,
-            runs=self._outbox.counters(),
-            sketches={name: sketch.to_state() for name, sketch in self._sketches.items()},
-            counters={**self._counters, **self._workforce.counters},
-            health=Health(pss_mb=pss_mb(self._workforce.pids()), outbox_bytes=self._outbox.bytes),
+            shelf=self._shelf,
+            outbox=self._outbox,
+            workforce=self._workforce,
         )
         self._link.send_telemetry(telemetry)
 
     def _reply(self, reply: CommandReply) -> None:
-        self._telemetry_due = 0.0  # whoever asked sees counters as new as the answer
-        self._send_telemetry()
+        self._send_telemetry(now=True)  # whoever asked sees counters as new as the answer
         self._link.send_reply(reply)
-
-    def _note(self, name: str, value: float) -> None:
-        self._sketches.setdefault(name, LatencySketch()).add(value)
-
-    def _count(self, name: str, sentence: str) -> None:
-        self._counters[name] += 1
-        self._warn(sentence)
-
-    def _warn(self, sentence: str) -> None:
-        """Say a thing once a minute, here and to the fleet, however often it happens."""
-        now = time.monotonic()
-        if now - self._warned_at.get(sentence, -_SAME_WARNING_AGAIN_S) >= _SAME_WARNING_AGAIN_S:
-            self._warned_at[sentence] = now
-            _log.warning("%s", sentence)
-            self._link.send_log(LogLine(level="warning", at=utc_timestamp(), text=sentence[:2000]))
 
 
 def _require_our_protocol(address: TopicAddress) -> None:

@@ -1,4 +1,4 @@
-"""The MQTT client, and the only file that knows paho.
+"""The MQTT client; this file and `mqtt_probe.py` are the only ones that know paho.
 
 Each connection is a new, clean session with a fresh paho client: a new session id goes into its last will, nothing of
 an old session is sent again behind our back, and all subscriptions are made anew. What must survive a connection is
@@ -6,7 +6,6 @@ retained on the broker or stands in an outbox. Handlers run on the network threa
 """
 
 import logging
-import queue
 import random
 import socket
 import threading
@@ -14,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -22,6 +21,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.mqtt_probe import NoAnswer, probe_protocol
 
 _log = logging.getLogger(__name__)
 
@@ -36,27 +36,8 @@ _PUBACK_OVERDUE_S: Final = 15.0
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LIMIT_S: Final = 30.0
 _CONNECT_WAIT_S: Final = 10.0
-_PROBE_WAIT_S: Final = 5.0
 _WATCH_PERIOD_S: Final = 0.5
-_UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 _CLIENT_ID_TAKEN: Final = "Session taken over"
-
-
-class Transport(Protocol):
-    """What programs need of a network: the seam for a stand-in that passes the same tests."""
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
-        """Hand a message to the network; False when there is no connection (nothing is queued then)."""
-        ...
-
-    @property
-    def is_connected(self) -> bool:
-        """True between CONNACK and the end of the connection."""
-        ...
-
-    def close(self) -> None:
-        """Disconnect and end the thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +179,7 @@ class MqttConnection:
         self._ended.clear()
         if self._closing.is_set():
             return
-        self._protocol = self._protocol or self._probe_protocol()
+        self._protocol = self._protocol or self._probe()
         if self._protocol is None:
             return
         session_id = uuid.uuid4().hex[:12]
@@ -232,38 +213,12 @@ class MqttConnection:
                 self._note_problem("the broker stopped acknowledging")
                 return
 
-    def _probe_protocol(self) -> MQTTProtocolVersion | None:
-        """Version 5 where the broker has it, else 3.1.1; None when it does not answer.
-
-        The probe has no will: a 3.1.1 broker reads a will's version 5 properties as something else, and hangs.
-        """
-        found: queue.SimpleQueue[MQTTProtocolVersion | None] = queue.SimpleQueue()
-
-        def answered(_client: paho.Client, _userdata: object, _flags: object, code: ReasonCode, _p: object) -> None:
-            unsupported = code.getName() == _UNSUPPORTED_PROTOCOL
-            found.put(MQTTProtocolVersion.MQTTv311 if unsupported else MQTTProtocolVersion.MQTTv5)
-
-        probe = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"{self._client_id}-probe",
-            protocol=MQTTProtocolVersion.MQTTv5,
-            reconnect_on_failure=False,
-        )
-        probe.on_connect = answered
+    def _probe(self) -> MQTTProtocolVersion | None:
         try:
-            probe.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
-        except OSError as error:
+            return probe_protocol(self._address, client_id=f"{self._client_id}-probe")
+        except NoAnswer as error:
             self._note_problem(str(error))
             return None
-        probe.loop_start()
-        try:
-            return found.get(timeout=_PROBE_WAIT_S)
-        except queue.Empty:
-            self._note_problem("the connection was accepted, but MQTT was not spoken")
-            return None
-        finally:
-            probe.disconnect()
-            probe.loop_stop()
 
     def _make_client(self, session_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
         client = paho.Client(
