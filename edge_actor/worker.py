@@ -232,8 +232,11 @@ class Worker:
         self._send(WindowDone(body=body, env_steps=run.unroll_length * len(self._environments), sketches=sketches))
 
     def _send(self, message: FromWorker) -> None:
-        with self._send_lock:
-            self._pipe.send_bytes(encode(message))
+        try:
+            with self._send_lock:
+                self._pipe.send_bytes(encode(message))
+        except OSError:
+            os._exit(0)  # the supervisor is gone, and whichever thread noticed, the other may hang
 
 
 def _close(environments: list[Environment]) -> None:
@@ -255,8 +258,6 @@ def main() -> int:
     except ProgramError as error:
         pipe.send_bytes(encode(Failed(problem=_problem(error))))
         return error.exit_code
-    except BrokenPipeError:
-        pass  # the supervisor is gone
     return 0
 
 

@@ -15,23 +15,23 @@ class WorkerProcess:
     """One worker and its pipe. What it sends has the fleet's types; what it is sent, too.
 
     Attributes:
-        index: Its number on the board, from 0.
+        index: Its place on the board, from 0.
+        serial: Its own number, which no other process of this agent ever gets.
         pipe: To wait on.
         finished: Windows of it that were acked or dropped.
         is_ready: Its environments are made.
         is_halted: It has said that it takes no step.
         policy_version: What it has loaded, 0 for nothing.
-        loading_version: What it was sent and has not answered for: the suspect if it dies.
     """
 
-    def __init__(self, index: int, start: StartRun) -> None:
+    def __init__(self, index: int, serial: int, start: StartRun) -> None:
         self.index = index
+        self.serial = serial
         self.pipe, theirs = Pipe()
         self.finished = 0
         self.is_ready = False
         self.is_halted = False
         self.policy_version = 0
-        self.loading_version = 0
         self._granted = 0
         with theirs:
             self._process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """The board's workers together: started for a run, given policies and credit, and replaced when they die."""
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -44,7 +45,7 @@ class Workforce:
     Args:
         settings: What the board's owner decided.
         shelf: Which policy to run; told which ones prove themselves and which kill a worker.
-        take_window: Takes a worker's number and its finished window.
+        take_window: Takes a worker's serial number and its finished window.
         warn: Takes a sentence for people.
 
     Attributes:
@@ -71,6 +72,7 @@ class Workforce:
         self._unproved: dict[int, HeldPolicy] = {}
         self._restart_at: dict[int, float] = {}
         self._failures: Counter[int] = Counter()
+        self._serials = itertools.count()
         self._halted = False
         self.copies = 0
         self.ready: Ready | None = None
@@ -121,9 +123,9 @@ class Workforce:
         for worker in self._workers.values():
             self._load(worker)
 
-    def window_left(self, index: int) -> None:
-        """A window of a worker is acked or dropped: it may begin another one."""
-        worker = self._workers.get(index)
+    def window_left(self, serial: int) -> None:
+        """A window of a worker is acked or dropped: if that worker still lives, it may begin another one."""
+        worker = next((w for w in self._workers.values() if w.serial == serial), None)
         if worker is not None and self._run is not None:
             worker.finished += 1
             worker.grant(self._run.max_in_flight)
@@ -160,7 +162,7 @@ class Workforce:
             seed=seed,
             allowed_environments=self._settings.allowed_environments,
         )
-        worker = self._workers[index] = WorkerProcess(index, start)
+        worker = self._workers[index] = WorkerProcess(index, next(self._serials), start)
         worker.grant(self._run.max_in_flight)
         if self._halted:
             worker.send(Halt(halted=True))
@@ -184,7 +186,7 @@ class Workforce:
             case WindowDone():
                 self._failures[worker.index] = 0
                 self._prove(worker)
-                self._take_window(worker.index, message)
+                self._take_window(worker.serial, message)
             case PolicyAnswer():
                 self._take_answer(worker, message)
             case Halted():
