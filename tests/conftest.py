@@ -7,26 +7,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgerl.broker import RunningBroker, find_mosquitto, start_broker
+from edgerl.broker import RunningBroker, start_broker
+from edgerl.broker_command import BrokerKind
+from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 
 @pytest.fixture
 def mosquitto() -> Iterator[RunningBroker]:
     """A mosquitto of the test's own; missing, it skips here and fails in CI."""
-    if find_mosquitto() is None:
-        reason = "mosquitto is not installed (apt install mosquitto)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with start_broker(None, kind="mosquitto") as broker:
-        yield broker
+    yield from _broker("mosquitto")
 
 
 @pytest.fixture
 def amqtt_broker() -> Iterator[RunningBroker]:
-    """The embedded broker."""
-    with start_broker(None, kind="amqtt") as broker:
-        yield broker
+    """An embedded broker of the test's own; missing, it skips here and fails in CI."""
+    yield from _broker("amqtt")
 
 
 @pytest.fixture(params=["mosquitto", "amqtt_broker"])
@@ -52,3 +47,13 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+def _broker(kind: BrokerKind) -> Iterator[RunningBroker]:
+    try:
+        with start_broker(None, kind=kind) as broker:
+            yield broker
+    except ProgramError as error:
+        if error.exit_code != ExitCode.DEPENDENCY_MISSING:
+            raise
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
