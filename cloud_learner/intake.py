@@ -26,6 +26,7 @@ from fleet_protocol.messages import (
     Telemetry,
     TrajectoryMessage,
 )
+from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 
@@ -115,6 +116,7 @@ class Intake:
             case "telemetry":
                 telemetry = decode(payload, Telemetry)
                 self._require_sender(address, telemetry.board_id)
+                _check_sketches(telemetry)
                 self._book.take_telemetry(telemetry)
             case "status":
                 status: Status = decode(payload, Status)
@@ -189,6 +191,14 @@ class Intake:
         self.counters[reason] += 1
         if self.counters[reason] in (1, 10, 100) or self.counters[reason] % 1000 == 0:
             _log.warning("%s (%d so far)", sentence, self.counters[reason])
+
+
+def _check_sketches(telemetry: Telemetry) -> None:
+    try:
+        for state in telemetry.sketches.values():
+            LatencySketch.from_state(state)
+    except ValueError as error:
+        raise BadMessage(str(error)) from error
 
 
 def _params_shape(action: BoxSpec | DiscreteSpec) -> int:

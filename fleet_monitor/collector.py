@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Final, Self
 
@@ -12,8 +13,13 @@ from fleet_protocol.address import BrokerAddress
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
-_FLUSH_PERIOD_S: Final = 2.0
 _POLL_S: Final = 0.2
+_END_WAIT_S: Final = 5.0
+_BACKLOG: Final = 10_000
+"""Messages that may wait; beyond it what comes again anyway is counted and dropped, and what is said once is kept."""
+_COMES_AGAIN: Final = frozenset({"telemetry", "log"})
+
+_Arrival = tuple[TopicAddress, bytes]
 
 
 class Collector:
@@ -23,28 +29,38 @@ class Collector:
         address: The broker.
         fleet: The fleet's name.
         history_path: The SQLite file; None remembers nothing.
+        flush_period_s: Seconds between writes to it: the length of an interval of latencies.
+        keep_hours: Latencies older than this are deleted from it.
 
     Raises:
         ProgramError: The file cannot be used.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str, history_path: Path | None) -> None:
-        self._topics = FleetTopics(fleet)
-        self._history = History(history_path) if history_path else None
+    def __init__(
+        self,
+        address: BrokerAddress,
+        *,
+        fleet: str,
+        history_path: Path | None,
+        flush_period_s: float = 2.0,
+        keep_hours: float = 48.0,
+    ) -> None:
+        topics = FleetTopics(fleet)
+        self._topics = topics
+        self._history = History(history_path, keep_hours=keep_hours) if history_path else None
+        self._flush_period_s = flush_period_s
         self._fleet = Fleet()
         self._lock = threading.Lock()
-        self._arrivals: queue.SimpleQueue[tuple[TopicAddress, bytes] | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._connection = MqttConnection(
             address,
-            client_id=f"monitor-{fleet}-{id(self):x}",
+            client_id=f"monitor-{fleet}-{uuid.uuid4().hex[:8]}",
             subscriptions=[
-                Subscription(topic_filter, 1, self._hear)
-                for topic_filter in (
-                    self._topics.learner,
-                    self._topics.status("+"),
-                    self._topics.up("+", "telemetry"),
-                )
+                Subscription(topics.learner, 1, self._hear),
+                Subscription(topics.status("+"), 1, self._hear),
+                Subscription(topics.up("+", "telemetry"), 0, self._hear),
+                Subscription(topics.up("+", "log"), 0, self._hear),
             ],
         )
         self._thread = threading.Thread(target=self._work, name="collector", daemon=True)
@@ -57,9 +73,9 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         self._arrivals.put(None)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=_END_WAIT_S)
         if self._history is not None:
-            self._history.__exit__(None, None, None)
+            self._history.close()
 
     def wait_connected(self, timeout_s: float) -> None:
         """Wait for the broker.
@@ -83,8 +99,13 @@ class Collector:
 
     def _hear(self, topic: str, payload: bytes) -> None:
         address = self._topics.parse(topic)
-        if address is not None:
-            self._arrivals.put((address, payload))
+        if address is None:
+            return
+        if address.kind in _COMES_AGAIN and self._arrivals.qsize() >= _BACKLOG:
+            with self._lock:
+                self._fleet.ignore(f"{address.kind}_overrun")
+            return
+        self._arrivals.put((address, payload))
 
     def _work(self) -> None:
         try:
@@ -93,21 +114,25 @@ class Collector:
             self._failure = error
 
     def _collect(self) -> None:
-        flush_due = time.monotonic() + _FLUSH_PERIOD_S
+        flush_due = time.monotonic() + self._flush_period_s
         listening = True
         while listening:
-            try:
-                arrival = self._arrivals.get(timeout=_POLL_S)
-            except queue.Empty:
-                arrival = ()
-            if arrival is None:
-                listening = False
-            elif arrival:
-                with self._lock:
-                    self._fleet.take(*arrival)
+            listening = self._take_next()
             if time.monotonic() >= flush_due or not listening:
-                flush_due = time.monotonic() + _FLUSH_PERIOD_S
+                flush_due = time.monotonic() + self._flush_period_s
                 self._flush()
+
+    def _take_next(self) -> bool:
+        """Take one message, or wait a little for one; False at the end."""
+        try:
+            arrival = self._arrivals.get(timeout=_POLL_S)
+        except queue.Empty:
+            return True
+        if arrival is None:
+            return False
+        with self._lock:
+            self._fleet.take(*arrival)
+        return True
 
     def _flush(self) -> None:
         if self._history is None:

@@ -3,19 +3,21 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from fleet_monitor.intervals import difference
+from fleet_monitor.intervals import Interval, difference
+from fleet_monitor.soundness import require_sound
 from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import Birth, Death, LearnerReport, Problem, SketchState, Status, Telemetry
-from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.messages import Birth, Death, LearnerReport, LogLine, Problem, SketchState, Status, Telemetry
 from fleet_protocol.topics import TopicAddress
 
 BoardState = Literal["online", "stale", "offline", "lost"]
 
 STALE_AFTER_S: Final = 6.0
 """Three telemetry periods."""
+_PACE_OVER_S: Final = 1.0
+"""Steps come in windows: over less than this their rate says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class BoardView:
         birth: What it said of itself last, if it is there.
         telemetry: Its last report.
         problem: Why it does not act, if it does not.
+        steps_per_s: Environment steps a second, while it is online.
+        log: The last line of its log.
     """
 
     board_id: str
@@ -37,24 +41,23 @@ class BoardView:
     birth: Birth | None
     telemetry: Telemetry | None
     problem: Problem | None
+    steps_per_s: float = 0.0
+    log: LogLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """The whole fleet at one moment."""
+    """The whole fleet at one moment.
+
+    Attributes:
+        learner: Its last heartbeat.
+        boards: By id.
+        ignored: Messages that could not be used, by `<topic>_<reason>`.
+    """
 
     learner: LearnerReport | None
     boards: list[BoardView]
     ignored: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Latencies of one board between two moments, by measure."""
-
-    board_id: str
-    boot_id: str
-    sketches: dict[str, LatencySketch]
 
 
 @dataclass(slots=True)
@@ -63,7 +66,12 @@ class _Board:
     death: Death | None = None
     telemetry: Telemetry | None = None
     heard_at: float | None = None
-    marked: Telemetry | None = field(default=None)
+    log: LogLine | None = None
+    paced: Telemetry | None = None
+    """Where `steps_per_s` counts from."""
+    steps_per_s: float = 0.0
+    marked: Telemetry | None = None
+    """What `intervals` has given away."""
 
 
 class Fleet:
@@ -75,6 +83,7 @@ class Fleet:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._began_at = clock()
         self._boards: dict[str, _Board] = {}
         self._learner: LearnerReport | None = None
         self._ignored: Counter[str] = Counter()
@@ -84,7 +93,11 @@ class Fleet:
         try:
             self._take(address, payload)
         except BadMessage:
-            self._ignored[f"{address.kind}_undecodable"] += 1
+            self.ignore(f"{address.kind}_undecodable")
+
+    def ignore(self, reason: str) -> None:
+        """Count a message that is not used."""
+        self._ignored[reason] += 1
 
     def view(self) -> FleetView:
         """The fleet now, boards by id."""
@@ -95,13 +108,12 @@ class Fleet:
         """Latencies since the last call, of the boards that were heard since."""
         intervals: list[Interval] = []
         for board_id, board in self._boards.items():
-            newest = board.telemetry
-            if newest is None or newest is board.marked:
+            newest, before = board.telemetry, board.marked
+            if newest is None or newest is before:
                 continue
-            before = board.marked if board.marked and board.marked.boot_id == newest.boot_id else None
+            older = before.sketches if before and before.boot_id == newest.boot_id else {}
             sketches = {
-                name: difference(state, before.sketches.get(name, SketchState()) if before else SketchState())
-                for name, state in newest.sketches.items()
+                name: difference(state, older.get(name, SketchState())) for name, state in newest.sketches.items()
             }
             board.marked = newest
             intervals.append(Interval(board_id, newest.boot_id, sketches))
@@ -114,22 +126,34 @@ class Fleet:
             case "status":
                 self._take_status(address.subject, decode(payload, Status))
             case "telemetry":
-                telemetry = decode(payload, Telemetry)
-                for state in telemetry.sketches.values():
-                    _require_sound(state)
-                board = self._board(address.subject, telemetry.board_id)
-                board.telemetry = telemetry
-                board.heard_at = self._clock()
+                self._take_telemetry(address.subject, decode(payload, Telemetry))
+            case "log":
+                line = decode(payload, LogLine)
+                self._heard(address.subject, address.subject).log = line
             case _:
-                self._ignored[f"{address.kind}_unexpected"] += 1
+                self.ignore(f"{address.kind}_unexpected")
+
+    def _take_telemetry(self, subject: str, telemetry: Telemetry) -> None:
+        require_sound(telemetry)
+        board = self._heard(subject, telemetry.board_id)
+        if board.telemetry is None and telemetry.uptime_s > self._clock() - self._began_at:
+            board.marked = telemetry  # it was up before we were: its past belongs to no interval of ours
+        board.telemetry = telemetry
+        _keep_pace(board, telemetry)
 
     def _take_status(self, subject: str, status: Status) -> None:
-        board = self._board(subject, status.board_id)
         if isinstance(status, Birth):
+            board = self._heard(subject, status.board_id)
             board.birth, board.death = status, None
-            board.heard_at = self._clock()
-        elif board.birth is None or board.birth.session_id == status.session_id:
+            return
+        board = self._board(subject, status.board_id)
+        if board.birth is None or board.birth.session_id == status.session_id:
             board.death = status  # a will of an older session says nothing about this one
+
+    def _heard(self, subject: str, board_id: str) -> _Board:
+        board = self._board(subject, board_id)
+        board.heard_at = self._clock()
+        return board
 
     def _board(self, subject: str, board_id: str) -> _Board:
         if subject != board_id:
@@ -138,17 +162,33 @@ class Fleet:
 
     def _view(self, board_id: str, board: _Board) -> BoardView:
         age_s = None if board.heard_at is None else self._clock() - board.heard_at
-        state: BoardState = "online"
-        if board.death is not None:
-            state = "offline" if board.death.reason == "clean" else "lost"
-        elif age_s is None or age_s > STALE_AFTER_S:
-            state = "stale"
-        problem = board.birth.problem if board.birth else None
-        return BoardView(board_id, state, age_s, board.birth, board.telemetry, problem)
+        state = _state(board.death, age_s)
+        return BoardView(
+            board_id,
+            state,
+            age_s,
+            board.birth,
+            board.telemetry,
+            problem=board.birth.problem if board.birth else None,
+            steps_per_s=board.steps_per_s if state == "online" else 0.0,
+            log=board.log,
+        )
 
 
-def _require_sound(state: SketchState) -> None:
-    try:
-        LatencySketch.from_state(state)
-    except ValueError as error:
-        raise BadMessage(str(error)) from error
+def _state(death: Death | None, age_s: float | None) -> BoardState:
+    if death is not None:
+        return "offline" if death.reason == "clean" else "lost"
+    return "stale" if age_s is None or age_s > STALE_AFTER_S else "online"
+
+
+def _keep_pace(board: _Board, telemetry: Telemetry) -> None:
+    before = board.paced
+    if before is None or before.boot_id != telemetry.boot_id:
+        board.paced, board.steps_per_s = telemetry, 0.0
+    elif (elapsed_s := telemetry.uptime_s - before.uptime_s) >= _PACE_OVER_S:
+        board.steps_per_s = max(0, _env_steps(telemetry) - _env_steps(before)) / elapsed_s
+        board.paced = telemetry
+
+
+def _env_steps(telemetry: Telemetry) -> int:
+    return sum(run.env_steps for run in telemetry.runs.values())

@@ -1,112 +1,175 @@
 """What the monitor remembers: SQLite, one writer, one transaction a flush."""
 
 import sqlite3
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
-from fleet_monitor.fleet import BoardView, Interval
+from fleet_monitor.fleet import BoardView
+from fleet_monitor.intervals import Interval
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.messages import Telemetry
 
 SCHEMA_VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE latency (
+_APPLICATION_ID: Final = 0x4564_6752
+"""`EdgR`: tells our file from every other program's."""
+_BUSY_WAIT_S: Final = 5.0
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS latency (
     at REAL NOT NULL, board_id TEXT NOT NULL, boot_id TEXT NOT NULL, measure TEXT NOT NULL,
-    count INTEGER NOT NULL, p50 REAL NOT NULL, p95 REAL NOT NULL, p99 REAL NOT NULL
+    count INTEGER NOT NULL, p50 REAL NOT NULL, p95 REAL NOT NULL, p99 REAL NOT NULL, maximum REAL NOT NULL
 );
-CREATE INDEX latency_by_board ON latency (board_id, measure, at);
-CREATE TABLE board (
-    board_id TEXT PRIMARY KEY, seen_at REAL NOT NULL, state TEXT NOT NULL, problem TEXT NOT NULL, run_id TEXT NOT NULL,
-    policy_version INTEGER NOT NULL, env_steps INTEGER NOT NULL, produced INTEGER NOT NULL, dropped INTEGER NOT NULL,
-    in_outbox INTEGER NOT NULL, pss_mb REAL NOT NULL, software TEXT NOT NULL, runtime TEXT NOT NULL
+CREATE INDEX IF NOT EXISTS latency_by_board ON latency (board_id, measure, at);
+CREATE INDEX IF NOT EXISTS latency_by_time ON latency (at);
+CREATE TABLE IF NOT EXISTS board (
+    board_id TEXT PRIMARY KEY, boot_id TEXT NOT NULL, seen_at REAL, state TEXT NOT NULL, problem TEXT NOT NULL,
+    run_id TEXT NOT NULL, policy_version INTEGER NOT NULL, env_steps INTEGER NOT NULL, steps_per_s REAL NOT NULL,
+    produced INTEGER NOT NULL, dropped INTEGER NOT NULL, in_outbox INTEGER NOT NULL, pss_mb REAL NOT NULL,
+    software TEXT NOT NULL, runtime TEXT NOT NULL
 );
+PRAGMA application_id={_APPLICATION_ID};
+PRAGMA user_version={SCHEMA_VERSION};
+COMMIT;
 """
+_PUT_BOARD: Final = """
+INSERT OR REPLACE INTO board VALUES (
+    :board_id, :boot_id, :seen_at, :state, :problem, :run_id, :policy_version, :env_steps, :steps_per_s,
+    :produced, :dropped, :in_outbox, :pss_mb, :software, :runtime
+)
+"""
+_NO_TELEMETRY: Final = Telemetry(board_id="", boot_id="", uptime_s=0.0)
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """Open the monitor's file, made if missing.
+@contextmanager
+def file_errors(path: Path) -> Generator[None]:
+    """Turn what is wrong with the file into a sentence.
 
     Raises:
-        ProgramError: It is no database, of a newer schema, or cannot be opened.
+        ProgramError: SQLite or the system refused something.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
-        version: int = database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.executescript(_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};")
-        database.execute("PRAGMA synchronous=NORMAL")
+        yield
     except (sqlite3.Error, OSError) as error:
-        raise ProgramError(ExitCode.STATE_UNUSABLE, f"{path} cannot be used as the monitor's file: {error}") from error
-    if version > SCHEMA_VERSION:
-        database.close()
         raise ProgramError(
             ExitCode.STATE_UNUSABLE,
-            f"{path} was written by a newer EdgeRL (schema {version}, known is {SCHEMA_VERSION}); update this one",
+            f"{path} cannot be used as the monitor's file ({error}); choose another with --db",
+        ) from error
+
+
+def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the monitor's file; for writing, it is made if missing.
+
+    Raises:
+        ProgramError: It is no database, another program's, of another schema, or cannot be opened.
+    """
+    with file_errors(path):
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+            uri=True,
+            timeout=_BUSY_WAIT_S,
+            check_same_thread=False,
         )
-    return database
+        try:
+            if not read_only and not _is_used(database):
+                database.execute("PRAGMA journal_mode=WAL")
+                database.executescript(_SCHEMA)
+            _require_ours(database, path)
+            database.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            database.close()
+            raise
+        return database
 
 
 class History:
-    """Writes boards and their latencies.
+    """Writes boards and their latencies; a context manager.
 
     Args:
         path: The SQLite file.
+        keep_hours: Latencies older than this are deleted.
 
     Raises:
         ProgramError: It cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep_hours: float = 48.0) -> None:
+        self._path = path
+        self._keep_s = keep_hours * 3600
         self._database = open_database(path)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._database.close()
 
     def write(self, boards: list[BoardView], intervals: list[Interval]) -> None:
-        """Write the boards as they are, and the latencies of an interval, in one transaction."""
+        """Write the boards as they are, and the latencies of an interval, in one transaction.
+
+        Raises:
+            ProgramError: The file cannot be written.
+        """
         now = utc_timestamp()
-        with self._database:
+        with file_errors(self._path), self._database:
+            self._database.executemany(_PUT_BOARD, [_board_row(board, now) for board in boards])
             self._database.executemany(
-                f"INSERT OR REPLACE INTO board VALUES ({','.join('?' * 13)})",  # noqa: S608 - only question marks
-                [_board_row(board, now) for board in boards],
+                "INSERT INTO latency VALUES (?,?,?,?,?,?,?,?,?)",
+                [row for interval in intervals for row in _latency_rows(interval, now)],
             )
-            self._database.executemany(
-                "INSERT INTO latency VALUES (?,?,?,?,?,?,?,?)",
-                [
-                    (
-                        *(now, interval.board_id, interval.boot_id, measure, sketch.count),
-                        *(sketch.quantile(share) for share in (0.5, 0.95, 0.99)),
-                    )
-                    for interval in intervals
-                    for measure, sketch in interval.sketches.items()
-                    if sketch.count
-                ],
-            )
+            self._database.execute("DELETE FROM latency WHERE at < ?", (now - self._keep_s,))
 
 
-def _board_row(board: BoardView, now: float) -> tuple[object, ...]:
-    telemetry, birth = board.telemetry, board.birth
-    runs = list(telemetry.runs.values()) if telemetry else []
-    return (
-        board.board_id,
-        now - (board.age_s or 0.0),
-        board.state,
-        board.problem.sentence if board.problem else "",
-        telemetry.run_id if telemetry else "",
-        telemetry.policy_version if telemetry else 0,
-        sum(run.env_steps for run in runs),
-        sum(run.produced for run in runs),
-        sum(sum(run.dropped.values()) for run in runs),
-        sum(run.in_outbox for run in runs),
-        telemetry.health.pss_mb if telemetry else 0.0,
-        birth.software if birth else "",
-        birth.runtime if birth else "",
-    )
+def _is_used(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+
+
+def _require_ours(database: sqlite3.Connection, path: Path) -> None:
+    application_id: int = database.execute("PRAGMA application_id").fetchone()[0]
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if application_id != _APPLICATION_ID:
+        raise ProgramError(
+            ExitCode.STATE_UNUSABLE, f"{path} was not written by `edgerl monitor`; choose another file with --db"
+        )
+    if version > SCHEMA_VERSION:
+        raise ProgramError(
+            ExitCode.STATE_UNUSABLE,
+            f"{path} was written by a newer EdgeRL (schema {version}, known is {SCHEMA_VERSION}); update this one",
+        )
+
+
+def _latency_rows(interval: Interval, now: float) -> Iterator[tuple[object, ...]]:
+    for measure, sketch in interval.sketches.items():
+        if sketch.count:
+            percentiles = (sketch.quantile(share) for share in (0.5, 0.95, 0.99, 1.0))
+            yield (now, interval.board_id, interval.boot_id, measure, sketch.count, *percentiles)
+
+
+def _board_row(board: BoardView, now: float) -> dict[str, object]:
+    telemetry, birth = board.telemetry or _NO_TELEMETRY, board.birth
+    runs = telemetry.runs.values()
+    return {
+        "board_id": board.board_id,
+        "boot_id": (birth or telemetry).boot_id,
+        "seen_at": None if board.age_s is None else now - board.age_s,
+        "state": board.state,
+        "problem": board.problem.sentence if board.problem else "",
+        "run_id": telemetry.run_id,
+        "policy_version": telemetry.policy_version,
+        "env_steps": sum(run.env_steps for run in runs),
+        "steps_per_s": board.steps_per_s,
+        "produced": sum(run.produced for run in runs),
+        "dropped": sum(sum(run.dropped.values()) for run in runs),
+        "in_outbox": sum(run.in_outbox for run in runs),
+        "pss_mb": telemetry.health.pss_mb,
+        "software": birth.software if birth else "",
+        "runtime": birth.runtime if birth else "",
+    }

@@ -2,12 +2,15 @@
 
 import difflib
 import sqlite3
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
-from fleet_monitor.history import open_database
+from fleet_monitor.fleet import STALE_AFTER_S
+from fleet_monitor.history import file_errors, open_database
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
@@ -16,11 +19,14 @@ class BoardRow(Struct, frozen=True, kw_only=True):
     """One board, as last written."""
 
     board_id: str
+    boot_id: str
     state: str
-    age_s: float
+    age_s: float | None
+    """Seconds since it was heard; None = never, only of."""
     run_id: str
     policy_version: int
     env_steps: int
+    steps_per_s: float
     produced: int
     dropped: int
     in_outbox: int
@@ -39,10 +45,11 @@ class LatencyRow(Struct, frozen=True, kw_only=True):
     p50: float
     p95: float
     p99: float
+    maximum: float
 
 
 class BoardDetail(Struct, frozen=True, kw_only=True):
-    """A board and its newest latencies, newest first."""
+    """A board and its last latencies, newest first."""
 
     board: BoardRow
     latencies: list[LatencyRow]
@@ -54,7 +61,7 @@ def list_boards(path: Path) -> list[BoardRow]:
     Raises:
         ProgramError: There is no such file, or it is not the monitor's.
     """
-    with closing(_open(path)) as database:
+    with _reading(path) as database:
         return _boards(database)
 
 
@@ -64,55 +71,41 @@ def show_board(path: Path, board_id: str, *, intervals: int = 5) -> BoardDetail:
     Raises:
         ProgramError: No such file, or no such board.
     """
-    with closing(_open(path)) as database:
+    with _reading(path) as database:
         boards = {board.board_id: board for board in _boards(database)}
         if board_id not in boards:
             close = difflib.get_close_matches(board_id, boards, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(boards) or 'none yet'}"
             raise ProgramError(ExitCode.USAGE, f"no board {board_id!r} in {path}; {hint}")
-        now = utc_timestamp()
-        rows = database.execute(
-            "SELECT at, measure, count, p50, p95, p99 FROM (SELECT *, row_number() OVER "
-            "(PARTITION BY measure ORDER BY at DESC) AS rank FROM latency WHERE board_id = ?) "
-            "WHERE rank <= ? ORDER BY measure, at DESC",
-            (board_id, intervals),
-        )
-        latencies = [
-            LatencyRow(age_s=now - at, measure=measure, count=count, p50=p50, p95=p95, p99=p99)
-            for at, measure, count, p50, p95, p99 in rows
-        ]
-        return BoardDetail(board=boards[board_id], latencies=latencies)
+        return BoardDetail(board=boards[board_id], latencies=_latencies(database, board_id, intervals))
 
 
-def _open(path: Path) -> sqlite3.Connection:
+@contextmanager
+def _reading(path: Path) -> Generator[sqlite3.Connection]:
     if not path.is_file():
         raise ProgramError(
             ExitCode.STATE_UNUSABLE, f"no monitor file {path}: record one with `edgerl monitor --db {path}`"
         )
-    return open_database(path)
+    with file_errors(path), closing(open_database(path, read_only=True)) as database:
+        database.row_factory = sqlite3.Row
+        yield database
 
 
 def _boards(database: sqlite3.Connection) -> list[BoardRow]:
-    now = utc_timestamp()
+    rows = database.execute("SELECT *, ? - seen_at AS age_s FROM board ORDER BY board_id", (utc_timestamp(),))
+    boards = [msgspec.convert(dict(row), BoardRow) for row in rows]
+    return [msgspec.structs.replace(board, state="stale") if _is_silent(board) else board for board in boards]
+
+
+def _is_silent(board: BoardRow) -> bool:
+    # Where no monitor runs any more, the last word may be long ago.
+    return board.state == "online" and (board.age_s is None or board.age_s > STALE_AFTER_S)
+
+
+def _latencies(database: sqlite3.Connection, board_id: str, intervals: int) -> list[LatencyRow]:
     rows = database.execute(
-        "SELECT board_id, state, seen_at, run_id, policy_version, env_steps, produced, dropped, in_outbox, pss_mb, "
-        "problem, software, runtime FROM board ORDER BY board_id"
+        "SELECT *, ? - at AS age_s FROM (SELECT *, row_number() OVER (PARTITION BY measure ORDER BY at DESC) AS rank "
+        "FROM latency WHERE board_id = ?) WHERE rank <= ? ORDER BY measure, at DESC",
+        (utc_timestamp(), board_id, intervals),
     )
-    return [
-        BoardRow(
-            board_id=row[0],
-            state=row[1],
-            age_s=now - row[2],
-            run_id=row[3],
-            policy_version=row[4],
-            env_steps=row[5],
-            produced=row[6],
-            dropped=row[7],
-            in_outbox=row[8],
-            pss_mb=row[9],
-            problem=row[10],
-            software=row[11],
-            runtime=row[12],
-        )
-        for row in rows
-    ]
+    return [msgspec.convert(dict(row), LatencyRow) for row in rows]

@@ -18,6 +18,8 @@ _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
 _MAX_BUCKETS: Final = 512
 """Covers 4.4 decades; beyond that the lowest collapse, and the upper quantiles stay exact to 1 %."""
+_MAX_INDEX: Final = 5000
+"""Far beyond any duration (gamma^5000 is 10^43), and far from where a power would overflow."""
 _SMALLEST: Final = 1e-9
 """Anything below counts as zero."""
 
@@ -118,6 +120,10 @@ class LatencySketch:
         sketch = cls()
         if len(state.indices) != len(state.counts) or sum(state.counts) + state.zeros != state.count:
             raise ValueError(f"a sketch of {state.count} values has buckets for another number")
+        if len(set(state.indices)) != len(state.indices) or max(map(abs, state.indices), default=0) > _MAX_INDEX:
+            raise ValueError("a sketch has a bucket twice, or one that no duration falls into")
+        if not (0 <= state.minimum <= state.maximum < math.inf and 0 <= state.total < math.inf):
+            raise ValueError("a sketch has extremes or a sum that no durations have")
         if state.count:
             sketch._extend(state.count, state.total, state.minimum, state.maximum)
             sketch.zeros = state.zeros

@@ -1,0 +1,187 @@
+"""Topics, addresses, settings and frames: what is right comes back, what is wrong is named."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.codec import decode, encode
+from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
+from fleet_protocol.messages import Frame, FrameHeader, Pause
+from fleet_protocol.settings import load_settings
+from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
+from fleet_protocol.topics import BadName, FleetTopics, TopicAddress, checked_name
+
+TOPICS = FleetTopics("home")
+
+
+# --- topics
+
+
+@pytest.mark.parametrize(
+    ("topic", "address"),
+    [
+        (TOPICS.run, TopicAddress("run")),
+        (TOPICS.learner, TopicAddress("learner")),
+        (TOPICS.policy("all"), TopicAddress("policy", "all")),
+        (TOPICS.status("b1"), TopicAddress("status", "b1")),
+        (TOPICS.up("b1", "trajectory"), TopicAddress("trajectory", "b1")),
+        (TOPICS.down("b1", "ack"), TopicAddress("ack", "b1")),
+        ("edgerl/2/home/learner", TopicAddress("learner", protocol=2)),
+    ],
+)
+def test_a_topic_is_taken_apart_into_what_made_it(topic: str, address: TopicAddress):
+    assert TOPICS.parse(topic) == address
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["", "secret/x", "edgerl/1/other/run", "edgerl/x/home/run", "edgerl/1/home", "edgerl/1/home/board/a b/status"],
+)
+def test_a_topic_of_somebody_else_is_none(topic: str):
+    assert TOPICS.parse(topic) is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "+", "#", "a b", "a\n", "-a", "x" * 64, "π", "🙂", "../x"])
+def test_a_name_that_cannot_stand_in_a_topic_is_refused(name: str):
+    with pytest.raises(BadName, match="expected 1 to 63"):
+        checked_name(name, what="board")
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1", BrokerAddress("127.0.0.1", 1883)),
+        ("localhost:1999", BrokerAddress("localhost", 1999)),
+        ("[::1]:1884", BrokerAddress("::1", 1884)),
+        ("::1", BrokerAddress("::1", 1883)),
+    ],
+)
+def test_an_address_is_read(text: str, address: BrokerAddress):
+    assert BrokerAddress.parse(text) == address
+    assert BrokerAddress.parse(str(address)) == address
+
+
+@pytest.mark.parametrize("text", ["", ":1883", "host:0", "host:65536", "host:x", "host:-1"])
+def test_an_address_that_is_none_is_refused(text: str):
+    with pytest.raises(ProgramError, match="HOST:PORT") as refused:
+        BrokerAddress.parse(text)
+    assert refused.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1"])
+def test_loopback_may_be_spoken_to_in_plain_text(host: str):
+    assert BrokerAddress(host).require_loopback().host == host
+
+
+@pytest.mark.parametrize(
+    "host", ["192.168.1.2", "10.0.0.1", "0.0.0.0", "example.com", "localhost.example.com", "8.8.8.8"]
+)
+def test_any_other_host_is_refused(host: str):
+    with pytest.raises(ProgramError) as refused:
+        BrokerAddress(host).require_loopback()
+    assert refused.value.exit_code == ExitCode.ADDRESS_REFUSED
+
+
+# --- settings
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    gamma: float = 0.99
+    env_id: str = "X"
+    sizes: list[int] = []
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "edgerl.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path):
+    file = write(tmp_path, '[learner]\ngamma = 0.5\nenv_id = "file"\nsizes = [1]\n')
+    environ = {"EDGERL_LEARNER_ENV_ID": "variable", "EDGERL_LEARNER_SIZES": "[2, 3]"}
+    flags = {"env_id": "flag", "gamma": None}
+    assert load_settings(Sample, "learner", environ={}) == Sample()
+    assert load_settings(Sample, "learner", file=file, environ={}) == Sample(gamma=0.5, env_id="file", sizes=[1])
+    with_variables = load_settings(Sample, "learner", file=file, environ=environ)
+    assert with_variables == Sample(gamma=0.5, env_id="variable", sizes=[2, 3])
+    assert load_settings(Sample, "learner", file=file, environ=environ, flags=flags).env_id == "flag"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "words"),
+    [
+        ("[learner]\ngama = 1\n", {}, "did you mean 'gamma'"),
+        ("[lerner]\ngamma = 1\n", {}, "did you mean 'learner'"),
+        ("", {"EDGERL_LEARNER_GAMA": "1"}, "EDGERL_LEARNER_GAMA"),
+        ('[learner]\ngamma = "much"\n', {}, "gamma"),
+        ("[learner\n", {}, "not TOML"),
+    ],
+)
+def test_what_is_wrong_in_settings_is_named(text: str, environ: dict[str, str], words: str, tmp_path: Path):
+    with pytest.raises(ProgramError, match=words) as refused:
+        load_settings(Sample, "learner", file=write(tmp_path, text), environ=environ)
+    assert refused.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ProgramError, match="cannot read"):
+        load_settings(Sample, "learner", file=tmp_path / "none.toml", environ={})
+
+
+# --- frames
+
+
+def resealed(frame: bytes, **changes: object) -> bytes:
+    """The frame with another header, its body as it was."""
+    opened = decode(frame, Frame)
+    header = msgspec.structs.replace(decode(opened.header, FrameHeader), **changes)
+    return encode(Frame(header=encode(header), signature=opened.signature, body=opened.body))
+
+
+def make_frame(body: bytes = b"body", **changes: object) -> bytes:
+    parts: dict[str, object] = {"kind": "policy", "version": 3, "run_id": "r"}
+    return seal_frame(body, **(parts | changes))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_frame_opens_into_its_header_and_body():
+    header, body = open_frame(make_frame(target="b1"), kind="policy", unsigned_allowed=True)
+    assert (header.version, header.run_id, header.target, body) == (3, "r", "b1", b"body")
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"garbage", "undecodable"),
+        (encode(Pause(run_id="r")), "undecodable"),
+        (encode(Frame(header=b"x", signature=b"", body=b"")), "undecodable"),
+        (make_frame(kind="run"), "kind"),
+        (make_frame(valid_s=-1.0), "expired"),
+        (resealed(make_frame(), size=5), "size"),
+        (resealed(make_frame(), sha256=bytes(32)), "hash"),
+        (encode(msgspec.structs.replace(decode(make_frame(), Frame), body=b"bodx")), "hash"),
+        (encode(msgspec.structs.replace(decode(make_frame(), Frame), signature=bytes(64))), "signature"),
+    ],
+)
+def test_a_frame_that_must_not_be_acted_on_is_refused_by_name(payload: bytes, reason: str):
+    with pytest.raises(FrameRefused) as refused:
+        open_frame(payload, kind="policy", unsigned_allowed=True)
+    assert refused.value.reason == reason
+
+
+def test_an_unsigned_frame_is_refused_off_loopback():
+    with pytest.raises(FrameRefused) as refused:
+        open_frame(make_frame(), kind="policy", unsigned_allowed=False)
+    assert refused.value.reason == "signature"
+
+
+# --- exit codes
+
+
+def test_every_exit_code_is_explained():
+    assert set(EXPLANATIONS) == set(ExitCode)

@@ -1,0 +1,45 @@
+"""A SequenceSet behaves like a set of integers, and its ranges are ascending, disjoint, and as few as can be."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet_protocol.sequences import SequenceSet
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["add", "discard", "range"]), st.integers(0, 40), st.integers(0, 6)), max_size=60
+)
+
+
+@given(OPERATIONS)
+def test_it_does_what_a_set_does(operations: list[tuple[str, int, int]]):
+    truth: set[int] = set()
+    tested = SequenceSet()
+    for kind, number, length in operations:
+        if kind == "add":
+            assert tested.add(number) == (number not in truth)
+            truth.add(number)
+        elif kind == "discard":
+            assert tested.discard(number) == (number in truth)
+            truth.discard(number)
+        else:
+            new = set(range(number, number + length + 1))
+            assert tested.add_range(number, number + length) == len(new - truth)
+            truth |= new
+        assert list(tested) == sorted(truth)
+        assert len(tested) == len(truth)
+        assert all((n in tested) == (n in truth) for n in range(-1, 50))
+        ranges = tested.ranges()
+        assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(ranges))
+
+
+def test_it_comes_back_from_its_ranges():
+    ranges = [(0, 3), (7, 7), (9, 20)]
+    assert SequenceSet(ranges).ranges() == ranges
+
+
+def test_a_range_that_runs_downwards_is_refused():
+    with pytest.raises(ValueError, match="upwards"):
+        SequenceSet([(3, 2)])
