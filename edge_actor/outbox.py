@@ -13,7 +13,7 @@ from fleet_protocol.sequences import SequenceSet
 
 _SEND_WINDOW: Final = 16
 """Unacked windows on their way at a time: under paho's and mosquitto's 20 in flight."""
-_RESEND_FIRST_S: Final = 3.0
+_RESEND_FIRST_S: Final = 1.0
 _RESEND_LIMIT_S: Final = 30.0
 
 

@@ -109,7 +109,9 @@ def monitor(context: typer.Context) -> None:
 
 @broker_app.command("run")
 def broker_run(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on 127.0.0.1.")] = 1883,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, envvar="EDGERL_BROKER_PORT", help="Port on 127.0.0.1.")
+    ] = 1883,
     kind: Annotated[
         Literal["auto", "mosquitto", "amqtt"],
         typer.Option(help="auto = mosquitto where it is installed, else the embedded amqtt."),
@@ -192,8 +194,8 @@ def _print_rows(title: str, rows: Any, output: Format) -> None:  # noqa: ANN401 
         Console().print(f"{title}: none recorded yet")
         return
     table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(str(name).replace("_", " "))
+    for index, name in enumerate(rows[0]):
+        table.add_column(str(name).replace("_", " "), no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)

@@ -1,1 +1,1 @@
-"""What is put on a machine before our Python starts: services now, images and flashing to come."""
+"""What is put on a machine before our Python starts; images and services come with the boards that need them."""

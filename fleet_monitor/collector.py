@@ -70,12 +70,14 @@ class Collector:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._connection.close()
         self._arrivals.put(None)
         self._thread.join(timeout=_END_WAIT_S)
         if self._history is not None:
             self._history.close()
+        if kind is None:
+            self._raise_failure()  # the last flush may have failed
 
     def wait_connected(self, timeout_s: float) -> None:
         """Wait for the broker.
@@ -91,11 +93,14 @@ class Collector:
         Raises:
             Exception: What went wrong on the collector's threads.
         """
+        self._raise_failure()
+        with self._lock:
+            return self._fleet.view()
+
+    def _raise_failure(self) -> None:
         self._connection.raise_failure()
         if self._failure is not None:
             raise self._failure
-        with self._lock:
-            return self._fleet.view()
 
     def _hear(self, topic: str, payload: bytes) -> None:
         address = self._topics.parse(topic)

@@ -37,7 +37,7 @@ def difference(newer: SketchState, older: SketchState) -> LatencySketch:
     return LatencySketch.from_state(
         SketchState(
             count=sum(kept.values()) + zeros,
-            total=newer.total - older.total,
+            total=max(0.0, newer.total - older.total),
             minimum=newer.minimum,
             maximum=_maximum(newer, older, top=max(kept, default=None)),
             zeros=zeros,
@@ -51,4 +51,5 @@ def _maximum(newer: SketchState, older: SketchState, *, top: int | None) -> floa
     """Exact where the interval set a new maximum; else the middle of its highest bucket."""
     if older.count == 0 or newer.maximum > older.maximum:
         return newer.maximum
-    return newer.minimum if top is None else min(newer.maximum, 2 * _GAMMA**top / (_GAMMA + 1))
+    middle = 0.0 if top is None else 2 * _GAMMA**top / (_GAMMA + 1)
+    return min(max(newer.minimum, middle), newer.maximum)

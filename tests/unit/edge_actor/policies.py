@@ -1,0 +1,41 @@
+"""Small policies as files, for tests of the board's side."""
+
+import numpy as np
+from msgspec import to_builtins
+
+from compressor import Layer, PolicyGraph, Precision, compress
+from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+
+
+def make_policy_file(
+    *,
+    observation_size: int = 2,
+    action: SpaceSpec | None = None,
+    policy_version: int = 1,
+    seed: int = 0,
+    wire_scale: float = 0.05,
+) -> bytes:
+    """A random policy: logits for a discrete space, mean and log_std for a box."""
+    action = action or DiscreteSpec(n=3)
+    rng = np.random.default_rng(seed)
+
+    def layer(inputs: int, outputs: int, activation: str | None = None) -> Layer:
+        weight = rng.standard_normal((outputs, inputs), np.float32)
+        return Layer(weight, rng.standard_normal(outputs, np.float32), activation)  # pyright: ignore[reportArgumentType]
+
+    if isinstance(action, DiscreteSpec):
+        heads = {"logits": layer(8, action.n)}
+    else:
+        size = action.shape[0]
+        log_std = Layer(np.zeros((size, 8), np.float32), np.full(size, -1, np.float32))
+        heads = {"mean": layer(8, size), "log_std": log_std}
+    metadata: dict[str, object] = {
+        "run_id": "r",
+        "policy_version": policy_version,
+        "head": "categorical" if isinstance(action, DiscreteSpec) else "gaussian",
+        "observation": to_builtins(BoxSpec(shape=(observation_size,), dtype="float32")),
+        "action": to_builtins(action),
+        "wire_scale": wire_scale,
+    }
+    graph = PolicyGraph(torso=(layer(observation_size, 8, "tanh"),), heads=heads)
+    return compress(graph, precision=Precision.INT8_DYNAMIC, metadata=metadata).model
