@@ -31,9 +31,9 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evaluation_episodes: Annotated[int, Meta(ge=0)] = 100
     """Greedy episodes on a board at the end; 0 = none."""
 
-    unroll_length: Positive = 32
+    unroll_length: Annotated[int, Meta(ge=1, le=65_536)] = 32
     """T: steps of every copy in one window."""
-    copies: Positive = 16
+    copies: Annotated[int, Meta(ge=1, le=4096)] = 16
     """N: environments per worker, unless a board's owner has said otherwise."""
     max_in_flight: Annotated[int, Meta(ge=0)] = 2
     """Unacked windows after which a worker waits for the learner; 0 = workers never wait."""
@@ -44,7 +44,7 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     precision: str = "int8-dynamic"
     """Compression recipe of published policies: float32, float16 or int8-dynamic."""
 
-    hidden_sizes: list[int] = field(default_factory=lambda: [64, 64])
+    hidden_sizes: Annotated[list[Positive], Meta(min_length=1)] = field(default_factory=lambda: [64, 64])
     """Widths of the policy's layers, and of the value's."""
     learning_rate: float = 1e-3
     """Adam's step size."""
@@ -75,7 +75,7 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Publish a policy after so many updates ..."""
     publish_every_s: float = 1.0
     """... or so many seconds, whichever is first."""
-    max_publish_bytes_per_s: float = 1e6
+    max_publish_bytes_per_s: Annotated[float, Meta(gt=0.0)] = 1e6
     """Policies are published no faster than this."""
     checkpoint_every_s: float = 30.0
     """Seconds between checkpoints: at most so much learning is lost in a crash."""

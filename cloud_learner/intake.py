@@ -9,7 +9,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 
@@ -31,6 +31,11 @@ from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 
 _log = logging.getLogger(__name__)
+
+_LARGEST: Final = 1e30
+"""Float32 still adds up, and squares in float64, what is smaller."""
+_LARGEST_WIRE_SCALE: Final = 1.0
+"""Boards keep below 40 / 127 for logits, and name 1 for continuous heads."""
 
 Finish = Callable[[BootKey, int], None]
 """Acks one window at once."""
@@ -230,8 +235,10 @@ def _check_finite(trajectory: Trajectory) -> None:
         "episode_returns": np.asarray(trajectory.episode_returns, np.float64),
     }
     for name, column in columns.items():
-        if not np.isfinite(column).all():
-            raise BadMessage(f"{name}: a value is not finite")
+        if not (np.abs(column.astype(np.float64)) < _LARGEST).all():  # so, and not >=, because of nan
+            raise BadMessage(f"{name}: a value is not below {_LARGEST:g}")
+    if not 0 < trajectory.wire_scale <= _LARGEST_WIRE_SCALE:
+        raise BadMessage(f"wire_scale: expected 0 to {_LARGEST_WIRE_SCALE:g}, got {trajectory.wire_scale}")
     truncated = np.flatnonzero(trajectory.truncated & ~trajectory.terminated)
     if not np.array_equal(trajectory.final_steps, truncated):
         raise BadMessage("final_steps do not name the truncated steps")

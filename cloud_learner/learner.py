@@ -84,7 +84,7 @@ class Learner:
         self._ledger = DeliveryLedger.from_state(checkpoint["ledger"]) if checkpoint else DeliveryLedger()
         self._windows = TrajectoryQueue()
         self._book = BoardBook(run.run_id, _saved_spaces(checkpoint))
-        self._progress = Progress(settings.target_return)
+        self._progress = Progress(settings.target_return, **(checkpoint["progress"] if checkpoint else {}))
         self._publisher: PolicyPublisher | None = None
         self._base_version = 0
         self._started_at = time.monotonic()
@@ -257,7 +257,7 @@ class Learner:
                 "spaces": [to_builtins(space) for space in spaces] if spaces else None,
                 "algorithm": algorithm.state_dict(),
                 "ledger": self._ledger.state(),
-                "env_steps": self._progress.env_steps,
+                "progress": self._progress.state(),
             }
         )
         self._checkpoint_due = time.monotonic() + self._settings.checkpoint_every_s

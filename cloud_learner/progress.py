@@ -58,6 +58,10 @@ class Progress:
         if self.target_return is not None and not self.reached_at and self._has_reached(self.target_return):
             self.reached_at = time.monotonic()
 
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps: the totals; returns begin anew."""
+        return {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
+
     @property
     def return_mean_100(self) -> float | None:
         """Mean return of the last 100 episodes; None before the first one ended."""

@@ -81,10 +81,10 @@ def make_report(
         "ignored": dict(intake.counters),
         "policy_lag": {"mean": lag.mean, "p95": lag.p95, "max": lag.max} if lag else None,
         "correction": {
-            "kl": newest.kl,
-            "effective_sample_size": newest.effective_sample_size,
-            "clip_share": newest.clip_share,
-            "entropy": newest.entropy,
+            "kl": _finite(newest.kl),
+            "effective_sample_size": _finite(newest.effective_sample_size),
+            "clip_share": _finite(newest.clip_share),
+            "entropy": _finite(newest.entropy),
             "explained_variance": _finite(newest.explained_variance),
         }
         if newest

@@ -3,15 +3,15 @@
 import ctypes
 import importlib.metadata
 import importlib.util
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from msgspec import Struct, ValidationError, convert
+from msgspec import Meta, Struct, ValidationError, convert
 from numpy.typing import NDArray
 
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, SpaceSpec
+from fleet_protocol.messages import BoxSpec, Count, DiscreteSpec, SpaceSpec
 
 _RUNTIMES: Final = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 _HEAD_OUTPUTS: Final = {"categorical": ("logits",), "gaussian": ("mean", "log_std")}
@@ -21,12 +21,12 @@ class PolicyMetadata(Struct, frozen=True, kw_only=True):
     """What a policy file says of itself."""
 
     run_id: str
-    policy_version: int
+    policy_version: Count
     head: Literal["categorical", "gaussian"]
     observation: BoxSpec
     action: SpaceSpec
     recipe: str = ""
-    wire_scale: float = 4 / 127
+    wire_scale: Annotated[float, Meta(gt=0.0, le=1e6)] = 4 / 127
 
 
 def interpreter_class() -> tuple[Any, str]:
@@ -93,17 +93,33 @@ class Policy:
         self.observation = self._view(tensors["observation"])
         self.outputs = tuple(self._view(tensors[name]) for name in _HEAD_OUTPUTS[self.metadata.head])
         self.infer = self._interpreter.invoke
+        self._require_shapes(copies)
 
     def warm_up(self) -> None:
         """Run once on zeros.
 
         Raises:
-            BadPolicyFile: An output is not finite.
+            BadPolicyFile: It cannot be run, or an output is not finite.
         """
         self.observation[...] = 0
-        self.infer()
+        try:
+            self.infer()
+        except (ValueError, RuntimeError) as error:
+            raise BadPolicyFile(f"the runtime cannot run the file: {error}") from error
         if not all(np.isfinite(output).all() for output in self.outputs):
             raise BadPolicyFile("the policy's outputs are not finite on an observation of zeros")
+
+    def _require_shapes(self, copies: int) -> None:
+        """Check the tensors against the metadata: a sampler relies on both."""
+        action = self.metadata.action
+        is_discrete = isinstance(action, DiscreteSpec)
+        if is_discrete != (self.metadata.head == "categorical"):
+            raise BadPolicyFile(f"a {self.metadata.head} head cannot act in {action}")
+        size = action.n if isinstance(action, DiscreteSpec) else action.shape[0]
+        expected = [(copies, *self.metadata.observation.shape)] + [(copies, size)] * len(self.outputs)
+        actual = [tensor.shape for tensor in (self.observation, *self.outputs)]
+        if actual != expected:
+            raise BadPolicyFile(f"expected tensors {expected} for {action}, got {actual}")
 
     def _view(self, index: int) -> NDArray[np.float32]:
         tensor: NDArray[Any] = self._interpreter.tensor(index)()

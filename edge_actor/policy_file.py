@@ -43,7 +43,7 @@ def read_metadata(model: bytes) -> dict[str, Any]:
 def _find_metadata(model: bytes) -> bytes:
     root = _indirect(model, 0)
     for entry in _tables(model, _field(model, root, _MODEL_METADATA)):
-        if _bytes(model, _field(model, entry, _METADATA_NAME)) != _METADATA_KEY:
+        if not _is_named(model, entry, _METADATA_KEY):
             continue
         position = _field(model, entry, _METADATA_BUFFER)
         index = _uint32(model, position) if position else 0
@@ -79,6 +79,12 @@ def _tables(model: bytes, position: int) -> list[int]:
     vector = _indirect(model, position)
     count = min(_uint32(model, vector), len(model) // 4)
     return [_indirect(model, vector + 4 + 4 * i) for i in range(count)]
+
+
+def _is_named(model: bytes, entry: int, name: bytes) -> bool:
+    # Many entries may share one huge name: its size is looked at before its bytes are.
+    position = _field(model, entry, _METADATA_NAME)
+    return position > 0 and _uint32(model, _indirect(model, position)) == len(name) and _bytes(model, position) == name
 
 
 def _bytes(model: bytes, position: int) -> bytes:

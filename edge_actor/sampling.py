@@ -74,7 +74,7 @@ class CategoricalSampler:
     ) -> None:
         self._rng = rng
         self._start = space.start
-        self.wire_scale = wire_scale
+        self.wire_scale = float(np.clip(wire_scale, *_SCALE_RANGE))
         self.actions = np.zeros((unroll_length, copies), np.uint8 if space.n <= 256 else np.int32)  # noqa: PLR2004
         self.behavior_params = np.zeros((unroll_length, copies, space.n - 1), np.int8)
         self.behavior_log_prob: NDArray[np.float32] | None = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -204,4 +205,5 @@ def _print_rows(title: str, rows: Any, output: Format) -> None:  # noqa: ANN401 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # What boards say of themselves is text, never markup.
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

@@ -94,7 +94,7 @@ class MqttConnection:
         self.last_problem = ""
         self._thread = threading.Thread(target=self._keep_connected, name="mqtt", daemon=True)
 
-    def start(self) -> "MqttConnection":
+    def start(self) -> Self:
         """Begin to connect, in a thread of its own."""
         self._thread.start()
         return self
@@ -215,7 +215,7 @@ class MqttConnection:
 
     def _probe(self) -> MQTTProtocolVersion | None:
         try:
-            return probe_protocol(self._address, client_id=f"{self._client_id}-probe")
+            return probe_protocol(self._address, client_id=f"{self._client_id}-probe", give_up=self._closing)
         except NoAnswer as error:
             self._note_problem(str(error))
             return None

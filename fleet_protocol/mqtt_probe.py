@@ -1,6 +1,8 @@
 """Which MQTT a broker speaks, found out before the first real connection."""
 
 import queue
+import threading
+from contextlib import suppress
 from typing import Final
 
 import paho.mqtt.client as paho
@@ -10,6 +12,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fleet_protocol.address import BrokerAddress
 
 _WAIT_S: Final = 5.0
+_POLL_S: Final = 0.1
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 
 
@@ -17,10 +20,15 @@ class NoAnswer(ConnectionError):
     """The broker could not be asked; says why."""
 
 
-def probe_protocol(address: BrokerAddress, *, client_id: str) -> MQTTProtocolVersion:
+def probe_protocol(address: BrokerAddress, *, client_id: str, give_up: threading.Event) -> MQTTProtocolVersion:
     """Version 5 where the broker has it, else 3.1.1.
 
     The probe carries no will: a 3.1.1 broker takes a will's version 5 properties for something else, and hangs.
+
+    Args:
+        address: The broker.
+        client_id: Name of the probe.
+        give_up: Ends the wait for an answer when it is set.
 
     Raises:
         NoAnswer: No connection, or nothing that speaks MQTT at its other end.
@@ -44,9 +52,12 @@ def probe_protocol(address: BrokerAddress, *, client_id: str) -> MQTTProtocolVer
         raise NoAnswer(str(error)) from error
     probe.loop_start()
     try:
-        return found.get(timeout=_WAIT_S)
-    except queue.Empty as error:
-        raise NoAnswer("the connection was accepted, but MQTT was not spoken") from error
+        for _ in range(round(_WAIT_S / _POLL_S)):
+            with suppress(queue.Empty):
+                return found.get(timeout=_POLL_S)
+            if give_up.is_set():
+                break
+        raise NoAnswer("the connection was accepted, but MQTT was not spoken")
     finally:
         probe.disconnect()
         probe.loop_stop()

@@ -51,7 +51,7 @@ class Impala:
             log_prob = network.log_prob(before.params[:-1], batch.actions)
             returns = self._correct(batch, log_prob, before.values)
         advantages = returns.pg_advantages
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
         first: tuple[Tensor, Tensor, Tensor] | None = None
         for _ in range(settings.passes):
             output = network(batch.observations[:-1])

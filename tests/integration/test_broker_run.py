@@ -92,7 +92,10 @@ def test_a_broker_that_does_not_come_up_says_why(kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_broker_dies_with_a_killed_parent(kind: str, wait_until: WaitUntil):
+def test_a_broker_dies_with_a_killed_parent(
+    kind: str, wait_until: WaitUntil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed parent leaves its folder behind
     port = free_port()
     with running(START_AND_WAIT, kind, str(port)) as (parent, _):
         assert answers(port)

@@ -55,20 +55,11 @@ class Publisher:
         self.say(self.topics.up("b1", "telemetry"), telemetry)
 
 
-def make_publisher(broker: RunningBroker, fleet: str) -> Iterator[Publisher]:
-    with MqttConnection(broker.address, client_id=f"publisher-{fleet}", subscriptions=[]) as connection:
+@pytest.fixture
+def publisher(any_broker: RunningBroker, fleet_name: str) -> Iterator[Publisher]:
+    with MqttConnection(any_broker.address, client_id=f"publisher-{fleet_name}", subscriptions=[]) as connection:
         connection.wait_connected(10)
-        yield Publisher(connection, FleetTopics(fleet))
-
-
-@pytest.fixture
-def publisher(mosquitto: RunningBroker, fleet_name: str) -> Iterator[Publisher]:
-    yield from make_publisher(mosquitto, fleet_name)
-
-
-@pytest.fixture
-def publisher_anywhere(any_broker: RunningBroker, fleet_name: str) -> Iterator[Publisher]:
-    yield from make_publisher(any_broker, fleet_name)
+        yield Publisher(connection, FleetTopics(fleet_name))
 
 
 def board_of(collector: Collector) -> BoardView | None:
@@ -81,20 +72,20 @@ def state_of(collector: Collector) -> str | None:
 
 
 def test_what_a_board_reports_stands_in_the_file(
-    any_broker: RunningBroker, publisher_anywhere: Publisher, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+    any_broker: RunningBroker, publisher: Publisher, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
 ):
-    topics, file = publisher_anywhere.topics, tmp_path / "fleet.db"
-    publisher_anywhere.say(topics.status("b1"), BIRTH, retain=True)
-    publisher_anywhere.say(topics.learner, REPORT, retain=True)
+    topics, file = publisher.topics, tmp_path / "fleet.db"
+    publisher.say(topics.status("b1"), BIRTH, retain=True)
+    publisher.say(topics.learner, REPORT, retain=True)
     with Collector(any_broker.address, fleet=fleet_name, history_path=file, flush_period_s=0.1) as collector:
         wait_until(lambda: state_of(collector) == "online", what="the retained birth")
         wait_until(lambda: collector.snapshot().learner == REPORT, what="the retained report")
         wait_until(lambda: list_boards(file), what="the first flush")
-        publisher_anywhere.say_telemetry(uptime_s=0.0, latencies_us=[10.0] * 100)
+        publisher.say_telemetry(uptime_s=0.0, latencies_us=[10.0] * 100)
         wait_until(lambda: len(show_board(file, "b1").latencies) == 1, what="the first interval")
-        publisher_anywhere.say_telemetry(uptime_s=2.0, latencies_us=[10.0] * 100 + [50.0] * 60)
+        publisher.say_telemetry(uptime_s=2.0, latencies_us=[10.0] * 100 + [50.0] * 60)
         wait_until(lambda: len(show_board(file, "b1").latencies) == 2, what="the second interval")
-        publisher_anywhere.say(topics.up("b1", "log"), LogLine(level="warning", at=0.0, text="hot"))
+        publisher.say(topics.up("b1", "log"), LogLine(level="warning", at=0.0, text="hot"))
         wait_until(lambda: (board := board_of(collector)) and board.log, what="the log line")
     detail = show_board(file, "b1")
     assert (detail.board.policy_version, detail.board.env_steps, detail.board.steps_per_s) == (7, 160, 30.0)
@@ -105,12 +96,12 @@ def test_what_a_board_reports_stands_in_the_file(
 
 
 def test_a_board_dies_once_and_not_by_a_late_will(
-    mosquitto: RunningBroker, publisher: Publisher, fleet_name: str, wait_until: WaitUntil
+    any_broker: RunningBroker, publisher: Publisher, fleet_name: str, wait_until: WaitUntil
 ):
     late = Death(board_id="b1", boot_id="boot-0", session_id="session-0", reason="lost")
     own = Death(board_id="b1", boot_id="boot-1", session_id="session-1", reason="lost")
     publisher.say(publisher.topics.status("b1"), BIRTH, retain=True)
-    with Collector(mosquitto.address, fleet=fleet_name, history_path=None) as collector:
+    with Collector(any_broker.address, fleet=fleet_name, history_path=None) as collector:
         wait_until(lambda: state_of(collector) == "online", what="the retained birth")
         publisher.say(publisher.topics.status("b1"), late)
         publisher.say(publisher.topics.learner, REPORT)
@@ -122,7 +113,7 @@ def test_a_board_dies_once_and_not_by_a_late_will(
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x81\xa1x\x01", b"\xdd\xff\xff\xff\xff", b"\x00" * 1_000_000])
 def test_garbage_on_every_topic_is_counted_and_survived(
-    mosquitto: RunningBroker,
+    any_broker: RunningBroker,
     publisher: Publisher,
     fleet_name: str,
     garbage: bytes,
@@ -137,7 +128,7 @@ def test_garbage_on_every_topic_is_counted_and_survived(
         "log": topics.up("b1", "log"),
     }
     publisher.say(topics.status("b1"), BIRTH, retain=True)
-    with Collector(mosquitto.address, fleet=fleet_name, history_path=file, flush_period_s=0.1) as collector:
+    with Collector(any_broker.address, fleet=fleet_name, history_path=file, flush_period_s=0.1) as collector:
         wait_until(lambda: state_of(collector) == "online", what="the retained birth")
         for topic in kinds.values():
             publisher.say(topic, garbage)
@@ -147,7 +138,7 @@ def test_garbage_on_every_topic_is_counted_and_survived(
 
 
 def test_a_file_that_fails_is_told_to_whoever_looks(
-    mosquitto: RunningBroker, publisher: Publisher, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+    any_broker: RunningBroker, publisher: Publisher, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
 ):
     file = tmp_path / "fleet.db"
 
@@ -158,7 +149,7 @@ def test_a_file_that_fails_is_told_to_whoever_looks(
             return error.exit_code == ExitCode.STATE_UNUSABLE
         return False
 
-    collector = Collector(mosquitto.address, fleet=fleet_name, history_path=file, flush_period_s=0.1).__enter__()
+    collector = Collector(any_broker.address, fleet=fleet_name, history_path=file, flush_period_s=0.1).__enter__()
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("DROP TABLE board")
     publisher.say(publisher.topics.status("b1"), BIRTH, retain=True)
@@ -169,7 +160,7 @@ def test_a_file_that_fails_is_told_to_whoever_looks(
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_the_program_records_until_it_is_told_to_end(
-    mosquitto: RunningBroker,
+    any_broker: RunningBroker,
     publisher: Publisher,
     fleet_name: str,
     ending: signal.Signals,
@@ -177,7 +168,7 @@ def test_the_program_records_until_it_is_told_to_end(
     wait_until: WaitUntil,
 ):
     file = tmp_path / "fleet.db"
-    flags = ("--broker", str(mosquitto.address), "--fleet", fleet_name, "--db", str(file))
+    flags = ("--broker", str(any_broker.address), "--fleet", fleet_name, "--db", str(file))
     publisher.say(publisher.topics.status("b1"), BIRTH, retain=True)
     with Program(tmp_path / "monitor.log", "fleet_monitor", *flags) as monitor:
         wait_until(lambda: "recording fleet" in monitor.said(), timeout_s=20, what="its first line")

@@ -141,7 +141,7 @@ def test_one_pass_descends_along_v_traces_policy_gradient():
         log_prob = twin.log_prob(twin(batch.observations[:-1]).params, batch.actions)
         scaled = algorithm._reward_scaler(batch.rewards)
     advantages = slow_advantages(batch, log_prob, values, scaled, twin, gamma=0.9)
-    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
     gradient = torch.zeros_like(before)
     for step in range(T):
         for copy in range(3):
