@@ -116,7 +116,7 @@ class Policy:
         if is_discrete != (self.metadata.head == "categorical"):
             raise BadPolicyFile(f"a {self.metadata.head} head cannot act in {action}")
         size = action.n if isinstance(action, DiscreteSpec) else action.shape[0]
-        expected = [(copies, *self.metadata.observation.shape)] + [(copies, size)] * len(self.outputs)
+        expected = [(copies, *self.metadata.observation.shape[:1])] + [(copies, size)] * len(self.outputs)
         actual = [tensor.shape for tensor in (self.observation, *self.outputs)]
         if actual != expected:
             raise BadPolicyFile(f"expected tensors {expected} for {action}, got {actual}")

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -21,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.mqtt_probe import NoAnswer, probe_protocol
+from fleet_protocol.mqtt_probe import NoAnswer, end_client, probe_protocol
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ _PUBACK_OVERDUE_S: Final = 15.0
 """TCP loses nothing, so an ack this late means that something between has swallowed a packet: start again."""
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LIMIT_S: Final = 30.0
+_BACKOFF_DOUBLINGS: Final = 10
+"""More would reach the limit too, and after some hours without a broker 2.0**failures no float any more."""
 _CONNECT_WAIT_S: Final = 10.0
 _WATCH_PERIOD_S: Final = 0.5
 _CLIENT_ID_TAKEN: Final = "Session taken over"
@@ -55,6 +58,14 @@ class Will:
 
     topic: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """One connection: its client, and when each message was published that may not be acked yet."""
+
+    client: paho.Client
+    unacked: deque[tuple[paho.MQTTMessageInfo, float]]
 
 
 class MqttConnection:
@@ -83,12 +94,10 @@ class MqttConnection:
         self._make_will = make_will
         self._on_connect = on_connect
         self._protocol: MQTTProtocolVersion | None = None
-        self._client: paho.Client | None = None
+        self._session: _Session | None = None
         self._connected = threading.Event()
         self._ended = threading.Event()
         self._closing = threading.Event()
-        self._unacked: dict[int, float] = {}
-        self._early_acks: set[int] = set()
         self._failure: Exception | None = None
         self.connects = 0
         self.last_problem = ""
@@ -131,28 +140,30 @@ class MqttConnection:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hand a message to the network; False when there is no connection, and then nothing is queued."""
-        client = self._client
-        if client is None or not self.is_connected:
+        session = self._session
+        if session is None or not self.is_connected:
             return False
-        info = client.publish(topic, payload, qos=qos, retain=retain)
+        info = session.client.publish(topic, payload, qos=qos, retain=retain)
         if info.rc == paho.MQTT_ERR_SUCCESS and qos > 0:
-            self._unacked[info.mid] = time.monotonic()
-            if info.mid in self._early_acks:  # the PUBACK was there before publish() returned
-                self._forget(info.mid)
+            session.unacked.append((info, time.monotonic()))
         return info.rc == paho.MQTT_ERR_SUCCESS
 
     def resubscribe(self) -> None:
         """Subscribe anew, so that the broker sends what it retains once more."""
-        client = self._client
-        if client is not None and self.is_connected:
-            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
+        session = self._session
+        if session is not None and self.is_connected:
+            self._subscribe(session.client)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the broker has acked all that was published; False if it has not in time."""
+        """Wait until the broker has acked what was published on this connection; False if it has not in time."""
+        session = self._session
+        unacked = [info for info, _ in session.unacked] if session else []
         deadline = time.monotonic() + timeout_s
-        while self._unacked and time.monotonic() < deadline and self.is_connected:
+        while (unacked := [info for info in unacked if not info.is_published()]) and time.monotonic() < deadline:
+            if self._session is not session:
+                break
             time.sleep(0.002)
-        return not self._unacked
+        return not unacked
 
     def close(self) -> None:
         """Disconnect cleanly (no will is sent) and end the thread."""
@@ -167,12 +178,12 @@ class MqttConnection:
         failures = 0
         while not self._closing.is_set():
             started = time.monotonic()
-            self._one_session()
+            self._guard(self._one_session)
             if self._closing.is_set():
                 return
             failures = 0 if time.monotonic() - started > _CONNECT_WAIT_S else failures + 1
             # Full jitter, so that a thousand boards do not come back in the same second.
-            limit = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0**failures)
+            limit = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, _BACKOFF_DOUBLINGS))
             self._closing.wait(random.uniform(0, limit))  # noqa: S311 - jitter is no secret
 
     def _one_session(self) -> None:
@@ -180,7 +191,7 @@ class MqttConnection:
         if self._closing.is_set():
             return
         self._protocol = self._protocol or self._probe()
-        if self._protocol is None:
+        if self._protocol is None or self._closing.is_set():
             return
         session_id = uuid.uuid4().hex[:12]
         client = self._make_client(session_id, self._protocol)
@@ -189,27 +200,26 @@ class MqttConnection:
         except OSError as error:
             self._note_problem(str(error))
             return
-        self._client = client
+        self._session = _Session(client, deque())
         client.loop_start()
         try:
-            self._watch()
+            self._watch(self._session)
         finally:
-            self._connected.clear()
-            client.disconnect()
-            client.loop_stop()
-            self._client = None
-            self._unacked.clear()
-            self._early_acks.clear()
+            self._session = None
+            end_client(client)
+            self._connected.clear()  # only now: a late CONNACK may have set it until the network thread ended
 
-    def _watch(self) -> None:
+    def _watch(self, session: _Session) -> None:
         connect_deadline = time.monotonic() + _CONNECT_WAIT_S
         while not self._ended.wait(_WATCH_PERIOD_S):
             now = time.monotonic()
             if not self.is_connected and now > connect_deadline:
+                self._protocol = None  # a 3.1.1 broker that took this one's place hangs at a version 5 will
                 self._note_problem("the connection was accepted, but MQTT was not spoken")
                 return
-            oldest = min(list(self._unacked.values()), default=now)
-            if now - oldest > _PUBACK_OVERDUE_S:
+            while session.unacked and session.unacked[0][0].is_published():
+                session.unacked.popleft()
+            if session.unacked and now - session.unacked[0][1] > _PUBACK_OVERDUE_S:
                 self._note_problem("the broker stopped acknowledging")
                 return
 
@@ -235,7 +245,6 @@ class MqttConnection:
         client.on_socket_open = _send_without_delay
         client.on_connect = lambda c, _u, _f, code, _p: self._guard(self._connect_answered, c, code, session_id)
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
-        client.on_publish = lambda _c, _u, mid, _r, _p: self._guard(self._acked, mid)
         for subscription in self._subscriptions:
             client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
         return client
@@ -262,8 +271,7 @@ class MqttConnection:
         self.connects += 1
         self.last_problem = ""
         self._connected.set()
-        if self._subscriptions:
-            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
+        self._subscribe(client)
         if self._on_connect is not None:
             self._on_connect(session_id)
 
@@ -273,15 +281,9 @@ class MqttConnection:
             self._note_problem(code.getName())
         self._ended.set()
 
-    def _acked(self, mid: int) -> None:
-        # No lock: paho holds one of its own here, and takes the same one inside publish().
-        self._early_acks.add(mid)
-        if mid in self._unacked:
-            self._forget(mid)
-
-    def _forget(self, mid: int) -> None:
-        self._unacked.pop(mid, None)
-        self._early_acks.discard(mid)
+    def _subscribe(self, client: paho.Client) -> None:
+        if self._subscriptions:
+            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
 
     def _note_problem(self, problem: str) -> None:
         if problem == self.last_problem or self._closing.is_set():

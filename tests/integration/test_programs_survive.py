@@ -116,7 +116,7 @@ def test_a_killed_learner_resumes_its_run_with_rising_versions_and_exact_account
                     (seen := heard()) is not None
                     and seen.versions["all"] > killed_at.versions["all"]
                     and seen.state == "learning"
-                    and seen.env_steps > 10_000
+                    and seen.env_steps > killed_at.env_steps + 10_000
                 ),
                 timeout_s=30,
                 what="learning after the restart",

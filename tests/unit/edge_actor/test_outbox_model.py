@@ -53,7 +53,7 @@ class OutboxAgainstModel(RuleBasedStateMachine):
         self.windows.append(Window(run_id, size, self.now, where="outbox_full"))
 
     @rule(first=st.integers(0, 60), length=st.integers(0, 8), again=st.booleans())
-    def ack(self, first: int, length: int, again: bool):  # noqa: FBT001 - hypothesis names it
+    def ack(self, first: int, length: int, again: bool):
         leaving = [seq for seq in self.held() if first <= seq <= first + length]
         finished = [(first, first + length), (10_000, 2**62)] + [(first, first)] * again
         assert [entry.seq for entry in self.outbox.ack(finished)] == leaving

@@ -3,6 +3,7 @@
 import random
 import struct
 import time
+from contextlib import suppress
 from typing import Any
 
 import flatbuffers
@@ -90,14 +91,18 @@ def test_what_a_sound_file_says_is_accepted():
         {"policy_version": -1},
         {"policy_version": "one"},
         {"wire_scale": 0.0},
-        {"wire_scale": float("nan")},
-        {"wire_scale": float("inf")},
     ],
     ids=str,
 )
 def test_metadata_that_the_network_belies_is_refused(changes: dict[str, Any]):
     with pytest.raises(BadPolicyFile):
         Policy(make_file(**changes), copies=2)
+
+
+@pytest.mark.parametrize("written", [b"NaN     ", b"Infinity"])
+def test_a_grid_without_a_size_is_refused(written: bytes):
+    with pytest.raises(BadPolicyFile):
+        Policy(make_file(wire_scale=0.123456).replace(b"0.123456", written), copies=2)
 
 
 def test_a_network_without_its_weights_is_refused_before_it_acts():
@@ -155,10 +160,8 @@ def test_any_overwritten_file_is_read_or_refused(changes: list[tuple[int, int]])
     model = bytearray(MODEL)
     for position, value in changes:
         model[position] = value
-    try:
+    with suppress(BadPolicyFile):
         assert isinstance(read_metadata(bytes(model)), dict)
-    except BadPolicyFile as refusal:
-        assert str(refusal)
 
 
 def test_a_million_names_in_one_place_take_no_time():
