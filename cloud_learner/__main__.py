@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -54,8 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     for field in msgspec.structs.fields(LearnerSettings):
         flag = "--" + field.name.rstrip("_").replace("_", "-")
         # Values are converted, and refused with their name, by the settings' own types.
-        parser.add_argument(flag, dest=field.name, metavar="VALUE", help=_help(field, descriptions[field.name]))
+        parser.add_argument(
+            flag, dest=field.name, type=_plain_value, metavar="VALUE", help=_help(field, descriptions[field.name])
+        )
     return parser
+
+
+def _plain_value(text: str) -> object:
+    """Lists and tables are written as in TOML, like those in variables; anything else is taken as it stands."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _help(field: msgspec.structs.FieldInfo, description: str) -> str:

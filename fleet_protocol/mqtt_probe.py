@@ -1,7 +1,9 @@
 """Which MQTT a broker speaks, found out before the first real connection."""
 
 import queue
+import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -13,6 +15,7 @@ from fleet_protocol.address import BrokerAddress
 
 _WAIT_S: Final = 5.0
 _POLL_S: Final = 0.1
+_DISCONNECT_WAIT_S: Final = 1.0
 _UNSUPPORTED_PROTOCOL: Final = "Unsupported protocol version"
 
 
@@ -59,5 +62,18 @@ def probe_protocol(address: BrokerAddress, *, client_id: str, give_up: threading
                 break
         raise NoAnswer("the connection was accepted, but MQTT was not spoken")
     finally:
-        probe.disconnect()
-        probe.loop_stop()
+        end_client(probe)
+
+
+def end_client(client: paho.Client) -> None:
+    """Disconnect, and end paho's network thread: by force where the other end does not read any more."""
+    client.disconnect()
+    deadline = time.monotonic() + _DISCONNECT_WAIT_S
+    while (connection := client.socket()) is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if connection is not None:  # loop_stop() would wait until all is sent, or the keepalive is over
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    # paho's thread sets itself to None at its end, which may lie between the two looks that loop_stop() takes at it.
+    with suppress(AttributeError):
+        client.loop_stop()
