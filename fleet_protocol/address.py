@@ -1,12 +1,17 @@
 """Where the broker is, and whether it may be spoken to in plain text."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 DEFAULT_PORT: Final = 1883
+_SPELLED: Final = re.compile(
+    r"(?P<bare>[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,})"  # an IPv6 address, and no port
+    r"|(\[(?P<bracketed>[^\[\]\s]+)\]|(?P<host>[^\[\]\s:]+))(:(?P<port>[0-9]{1,5}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,13 @@ class BrokerAddress:
         Raises:
             ProgramError: It is none of these.
         """
-        bare_v6 = text.count(":") > 1 and not text.startswith("[")
-        host, _, port = (text, "", "") if bare_v6 else text.rpartition(":") if _has_port(text) else (text, "", "")
-        number = int(port) if port.isdecimal() else (DEFAULT_PORT if not port else 0)
-        if not host or not 0 < number < 65_536:  # noqa: PLR2004 - TCP's ports
-            raise ProgramError(ExitCode.USAGE, f"broker {text!r}: expected HOST or HOST:PORT, as in 127.0.0.1:1883")
-        return cls(host.strip("[]"), number)
+        spelled = _SPELLED.fullmatch(text)
+        number = int(spelled["port"] or DEFAULT_PORT) if spelled else 0
+        if not spelled or not 0 < number < 65_536:  # noqa: PLR2004 - TCP's ports
+            raise ProgramError(
+                ExitCode.USAGE, f"broker {text[:80]!r}: expected HOST or HOST:PORT, as in 127.0.0.1:1883"
+            )
+        return cls(spelled["bracketed"] or spelled["bare"] or spelled["host"], number)
 
     @property
     def is_loopback(self) -> bool:
@@ -56,7 +62,3 @@ class BrokerAddress:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _has_port(text: str) -> bool:
-    return ":" in text.rpartition("]")[2]

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -69,8 +69,10 @@ def end_client(client: paho.Client) -> None:
     """Disconnect, and end paho's network thread: by force where the other end does not read any more."""
     client.disconnect()
     deadline = time.monotonic() + _DISCONNECT_WAIT_S
-    while (connection := client.socket()) is not None and time.monotonic() < deadline:
+    connection: Any = client.socket()
+    while connection is not None and time.monotonic() < deadline:
         time.sleep(0.001)
+        connection = client.socket()
     if connection is not None:  # loop_stop() would wait until all is sent, or the keepalive is over
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

@@ -75,7 +75,9 @@ def _from_file(file: Path, table: str, fields: set[str]) -> dict[str, Any]:
         raise ProgramError(ExitCode.CONFIG, f"{file} is not TOML: {error}") from error
     for name in tables:
         _check_known(name, set(_TABLES), where=f"{file}: table")
-    values = tables.get(table, {})
+    values: dict[str, Any] = tables.get(table, {})
+    if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ProgramError(ExitCode.CONFIG, f"{file}: {table} is no table; write [{table}] and its keys below")
     for name in values:
         _check_known(name, fields, where=f"{file}: [{table}] key")
     return values

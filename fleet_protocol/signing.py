@@ -85,7 +85,7 @@ def open_frame(payload: bytes, *, kind: str, unsigned_allowed: bool) -> tuple[Fr
         raise FrameRefused("signature", "expected a signature by a known key, and this board holds no key to check one")
     if header.kind != kind:
         raise FrameRefused("kind", f"expected a frame of kind {kind}, got {header.kind}")
-    if header.expires_at < utc_timestamp():
+    if not header.expires_at >= utc_timestamp():  # so, and not <, because of nan
         raise FrameRefused("expired", f"{kind} {header.version} expired; is this board's clock right?")
     if header.size != len(frame.body):
         raise FrameRefused("size", f"expected a body of {header.size} bytes, got {len(frame.body)}")

@@ -6,11 +6,12 @@ other one's heartbeat and say so.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 PROTOCOL_VERSION = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_PROTOCOL = re.compile(r"[1-9][0-9]{0,3}")
 
 UpKind = Literal["trajectory", "telemetry", "log", "reply"]
 DownKind = Literal["ack", "command", "candidate", "desired"]
@@ -102,7 +103,7 @@ class FleetTopics:
         amqtt pushes retained messages that nobody asked for, so a stray topic is normal, and no error.
         """
         match topic.split("/"):
-            case ["edgerl", protocol, self.fleet, *rest] if protocol.isdecimal():
+            case ["edgerl", protocol, self.fleet, *rest] if _PROTOCOL.fullmatch(protocol):
                 return _parse_levels(rest, int(protocol))
             case _:
                 return None
@@ -116,7 +117,9 @@ def _parse_levels(levels: list[str], protocol: int) -> TopicAddress | None:
             return TopicAddress("policy", group, protocol)
         case ["board", board_id, "status"] if _NAME.fullmatch(board_id):
             return TopicAddress("status", board_id, protocol)
-        case ["board", board_id, "up" | "down", kind] if _NAME.fullmatch(board_id):
+        case ["board", board_id, "up", kind] if _NAME.fullmatch(board_id) and kind in get_args(UpKind):
+            return TopicAddress(kind, board_id, protocol)
+        case ["board", board_id, "down", kind] if _NAME.fullmatch(board_id) and kind in get_args(DownKind):
             return TopicAddress(kind, board_id, protocol)
         case _:
             return None

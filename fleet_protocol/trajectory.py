@@ -22,6 +22,8 @@ except ImportError:  # a 32-bit board without the wheel sends its windows uncomp
 
 Head = Literal["categorical", "gaussian"]
 
+_MAX_DIMENSIONS: Final = 8
+_MAX_VERSION: Final = 2**63 - 1
 _MAX_UNPACKED_BYTES: Final = 64 * 1024 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_LEVEL: Final = 3
@@ -179,6 +181,10 @@ def _pack_column(array: NDArray[Any]) -> Column:
 def _unpack_column(column: Column, *, name: str, dtype: str | None = None) -> NDArray[Any]:
     if column.dtype not in _DTYPES or (dtype is not None and column.dtype != dtype):
         raise BadMessage(f"{name}: expected dtype {dtype or 'of a number'}, got {column.dtype[:20]!r}")
+    if len(column.shape) > _MAX_DIMENSIONS or max(column.shape, default=0) > _MAX_UNPACKED_BYTES:
+        raise BadMessage(
+            f"{name}: a shape of {len(column.shape)} extents up to {max(column.shape)} is beyond all limits"
+        )
     kind = np.dtype(column.dtype)
     size = 1
     for extent in column.shape:
@@ -186,11 +192,18 @@ def _unpack_column(column: Column, *, name: str, dtype: str | None = None) -> ND
     if min(column.shape, default=0) < 0 or size * kind.itemsize != len(column.data):
         raise BadMessage(f"{name}: {len(column.data)} bytes do not make {column.dtype} {list(column.shape)}")
     planes = np.frombuffer(column.data, np.uint8).reshape(kind.itemsize, -1)
-    turned = np.ascontiguousarray(planes.T).view(kind).reshape(column.shape[::-1])
+    if column.dtype == "|b1" and planes.max(initial=0) > 1:
+        raise BadMessage(f"{name}: expected bytes 0 and 1 for {column.dtype}")  # numpy counts any other one as itself
+    try:
+        turned = np.ascontiguousarray(planes.T).view(kind).reshape(column.shape[::-1])
+    except ValueError as error:  # no elements, and extents that multiply beyond what can be addressed
+        raise BadMessage(f"{name}: {error}") from error
     return np.ascontiguousarray(turned.T)
 
 
 def _unpack_finals(body: _Body, observations: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    if (body.final_steps is None) != (body.final_observations is None):
+        raise BadMessage("final_steps and final_observations: expected both or none")
     if body.final_steps is None or body.final_observations is None:
         return np.empty(0, np.int32), np.empty((0, *observations.shape[2:]), observations.dtype)
     steps = _unpack_column(body.final_steps, name="final_steps", dtype="<i4").astype(np.int32)
@@ -208,9 +221,12 @@ def _run_lengths(versions: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def _expand_runs(runs: list[tuple[int, int]], unroll_length: int) -> NDArray[np.int64]:
-    if any(length < 1 or version < 0 for version, length in runs) or sum(n for _, n in runs) != unroll_length:
+    if (
+        any(length < 1 or not 0 <= version <= _MAX_VERSION for version, length in runs)
+        or sum(n for _, n in runs) != unroll_length
+    ):
         raise BadMessage(f"version_runs: expected positive runs of {unroll_length} steps together")
-    return np.repeat([version for version, _ in runs], [length for _, length in runs]).astype(np.int64)
+    return np.repeat(np.array([version for version, _ in runs], np.int64), [length for _, length in runs])
 
 
 def _decompress(payload: bytes) -> bytes:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -160,9 +161,41 @@ def test_a_broker_that_stops_acknowledging_is_left_and_tried_again(monkeypatch: 
         wait_until(lambda: connection.connects >= 2, timeout_s=20, what="a second connection")
 
 
+def test_a_broker_that_stops_reading_is_left_without_waiting_for_its_keepalive(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+):
+    monkeypatch.setattr(mqtt, "_PUBACK_OVERDUE_S", 0.3)
+    with silent_broker() as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
+        connection.wait_connected(10)
+        for _ in range(10):
+            connection.publish("a", bytes(4_000_000))  # more than fits between two sockets
+        wait_until(lambda: connection.connects >= 2, timeout_s=15, what="a second connection")
+
+
+def test_an_ack_is_waited_for_although_earlier_messages_of_its_number_needed_none():
+    with silent_broker() as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
+        connection.wait_connected(10)
+        for _ in range(65_535):  # message ids come round again after so many
+            connection.publish("a", b"", qos=0)
+        assert connection.publish("a", b"")
+        assert not connection.flush(0.3)
+
+
+def test_a_message_whose_connection_breaks_is_not_called_acked(wait_until: Callable[..., None]):
+    flushed: list[bool] = []
+    with silent_broker() as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
+        connection.wait_connected(10)
+        assert connection.publish("a", b"never acked")
+        flush = threading.Thread(target=lambda: flushed.append(connection.flush(30)), daemon=True)
+        flush.start()
+        connection.close()
+        wait_until(lambda: flushed, what="the end of flush()")
+    assert flushed == [False]
+
+
 @contextmanager
-def silent_broker() -> Iterator[BrokerAddress]:
-    """Answers CONNECT and nothing else."""
+def silent_broker(answer: bytes = b"\x20\x03\x00\x00\x00") -> Iterator[BrokerAddress]:
+    """Gives one answer, by default to CONNECT that all is well (version 5, no properties), and never reads again."""
     server = socket.create_server(("127.0.0.1", 0))
     clients: list[socket.socket] = []
 
@@ -172,7 +205,7 @@ def silent_broker() -> Iterator[BrokerAddress]:
                 client, _ = server.accept()
                 clients.append(client)
                 client.recv(1000)
-                client.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK of version 5: success, no properties
+                client.sendall(answer)
             except OSError:
                 return
 
@@ -186,6 +219,118 @@ def silent_broker() -> Iterator[BrokerAddress]:
         thread.join(5)
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x7f", bytes(1000)], ids=repr)
+def test_what_does_not_speak_mqtt_is_no_broker_and_holds_nobody_up(answer: bytes):
+    with silent_broker(answer) as address:
+        connection = MqttConnection(address, client_id="x", subscriptions=[]).start()
+        with pytest.raises(ProgramError) as refused:
+            connection.wait_connected(0.5)
+        started = time.monotonic()
+        connection.close()
+        assert time.monotonic() - started < 2
+    assert refused.value.exit_code == ExitCode.NO_BROKER
+    connection.raise_failure()
+
+
+def test_a_will_does_not_keep_it_from_a_3_1_1_broker_that_took_the_place_of_another(
+    mosquitto: RunningBroker, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+):
+    """A version 5 will makes amqtt hang instead of answer, so what was found out before must be forgotten."""
+    monkeypatch.setattr(mqtt, "_CONNECT_WAIT_S", 1.0)
+    monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.2)
+    with MqttConnection(
+        mosquitto.address, client_id="x", subscriptions=[], make_will=lambda session: Will("will", session.encode())
+    ) as connection:
+        connection.wait_connected(10)
+        mosquitto.process.kill()
+        mosquitto.process.wait()
+        with start_broker(mosquitto.address.port, kind="amqtt"):
+            wait_until(lambda: connection.connects == 2, timeout_s=30, what="a connection to the other broker")
+            connection.close()
+
+
+def test_it_still_tries_after_a_thousand_failures(
+    free_address: BrokerAddress, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+):
+    tries = []
+
+    def counting(address: BrokerAddress, **others: Any) -> Any:
+        tries.append(1)
+        return probe_protocol(address, **others)
+
+    monkeypatch.setattr(mqtt, "probe_protocol", counting)
+    monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.0)
+    with MqttConnection(free_address, client_id="x", subscriptions=[]) as connection:
+        wait_until(lambda: len(tries) > 1100, timeout_s=60, what="the 1100th try")  # 2.0**1024 is no float
+        monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.1)
+        with start_broker(free_address.port):
+            wait_until(lambda: connection.is_connected, what="a connection")
+            connection.close()
+
+
+def test_a_mistake_in_making_the_will_is_raised_where_it_belongs(
+    mosquitto: RunningBroker, wait_until: Callable[..., None]
+):
+    def make_will(_session: str) -> Will:
+        raise KeyError("a mistake of ours")
+
+    def has_failed() -> bool:
+        try:
+            connection.raise_failure()
+        except KeyError:
+            return True
+        return False
+
+    with MqttConnection(mosquitto.address, client_id="x", subscriptions=[], make_will=make_will) as connection:
+        wait_until(has_failed, what="the failure")
+
+
+def test_resubscribing_brings_what_is_retained_once_more(mosquitto: RunningBroker, wait_until: Callable[..., None]):
+    got: Got = []
+    with connected(mosquitto.address, "mouth") as mouth:
+        assert mouth.publish("a", b"kept", retain=True)
+        assert mouth.flush(10)
+        mouth.resubscribe()  # to nothing, which is no error
+    with connected(mosquitto.address, "ear", "a", got) as ear:
+        wait_until(lambda: len(got) == 1, what="the retained message")
+        ear.resubscribe()
+        wait_until(lambda: len(got) == 2, what="the retained message again")
+        ear.raise_failure()
+
+
+def test_a_second_client_of_the_same_name_is_noticed(
+    mosquitto: RunningBroker, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
+):
+    with connected(mosquitto.address, "twin"), connected(mosquitto.address, "twin"):
+        wait_until(lambda: "is another client using this name?" in caplog.text, what="the warning")
+
+
+def test_handlers_may_publish_while_other_threads_do(mosquitto: RunningBroker, wait_until: Callable[..., None]):
+    got: Got = []
+    subscriptions = [Subscription("question", 1, lambda _topic, payload: answer(payload))]
+
+    def answer(payload: bytes) -> None:
+        both.publish("answer", payload)
+
+    with (
+        connected(mosquitto.address, "ear", "answer", got),
+        MqttConnection(mosquitto.address, client_id="both", subscriptions=subscriptions) as both,
+    ):
+        both.wait_connected(10)
+        wait_until(lambda: both.publish("question", b"first") and got, what="the first answer")
+        wait_until(lambda: both.flush(0.1), what="silence")
+        threads = [
+            threading.Thread(target=lambda: [both.publish("question", b"more") for _ in range(250)], daemon=True)
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        wait_until(lambda: sum(payload == b"more" for _, payload in got) == 1000, timeout_s=30, what="all answers")
 
 
 @pytest.mark.parametrize("with_broker", [True, False])

@@ -1,6 +1,8 @@
 """Policy file, rollout, batch and update, joined: a chain is learned, and odd batches break nothing."""
 
+import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -190,10 +192,8 @@ def test_a_save_that_fails_half_way_leaves_the_last_checkpoint(tmp_path: Path):
 def test_a_report_of_a_run_with_an_infinite_divergence_is_still_json(tmp_path: Path):
     window = make_window(3, 0, episode_returns=[1.0, 3.0], episode_lengths=[1, 2])
     batch = make_batch([window], CPU)
-    network = make_network()
-    with torch.no_grad():
-        network.policy_head.bias[0] = 1e30  # the others have probability 0 from now on
-    update = Impala(network, LearnerSettings(learning_rate=0.0)).update(batch)
+    update = Impala(make_network(), LearnerSettings()).update(batch)
+    update = dataclasses.replace(update, kl=math.inf, entropy=math.nan)
     progress, ledger, book = Progress(target_return=None), DeliveryLedger(), BoardBook("r", None)
     progress.started_at = time.monotonic()
     progress.note_update([QueuedWindow(("b", "boot"), 0, window)], batch, update, version=3, seconds=0.1)
@@ -223,3 +223,4 @@ def test_a_report_of_a_run_with_an_infinite_divergence_is_still_json(tmp_path: P
     assert read["return_mean_100"] == 2.0
     assert read["policy_lag"] == {"mean": 1.5, "p95": pytest.approx(2, rel=0.011), "max": 2}
     assert read["env_steps"] == 3 * T
+    assert (read["correction"]["kl"], read["correction"]["entropy"]) == (None, None)

@@ -135,6 +135,12 @@ def test_a_model_of_somebody_else_is_refused_as_not_ours():
         read_metadata(MODEL.replace(b"edgerl.policy", b"someone.else!"))
 
 
+def test_metadata_that_claims_to_reach_beyond_the_file_is_refused():
+    size_at = MODEL.index(b'{"') - 4
+    with pytest.raises(BadPolicyFile, match="outside"):
+        read_metadata(MODEL[:size_at] + struct.pack("<I", len(MODEL)) + MODEL[size_at + 4 :])
+
+
 def test_any_broken_file_is_refused_or_runs():
     rng = random.Random(0)
     refused = 0

@@ -9,7 +9,7 @@ from fleet_protocol.address import BrokerAddress
 from fleet_protocol.codec import decode, encode
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
 from fleet_protocol.messages import Frame, FrameHeader, Pause
-from fleet_protocol.settings import load_settings
+from fleet_protocol.settings import describe_settings, load_settings
 from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
 from fleet_protocol.topics import BadName, FleetTopics, TopicAddress, checked_name
 
@@ -37,7 +37,18 @@ def test_a_topic_is_taken_apart_into_what_made_it(topic: str, address: TopicAddr
 
 @pytest.mark.parametrize(
     "topic",
-    ["", "secret/x", "edgerl/1/other/run", "edgerl/x/home/run", "edgerl/1/home", "edgerl/1/home/board/a b/status"],
+    [
+        *("", "secret/x", "edgerl/1/other/run", "edgerl/x/home/run", "edgerl/1/home", "edgerl/1/home/board/a b/status"),
+        f"edgerl/{'9' * 5000}/home/learner",  # more digits than int() takes
+        "edgerl/\u0661/home/run",  # a decimal digit, but not one of ours
+        "edgerl/01/home/run",
+        "edgerl/1/home/run/x",
+        "edgerl/1/home/policy/a b",
+        "edgerl/1/home/board/b1/up/run",  # a board cannot pass for the learner
+        "edgerl/1/home/board/b1/up/ack",
+        "edgerl/1/home/board/b1/down/trajectory",
+    ],
+    ids=lambda topic: topic[:40],
 )
 def test_a_topic_of_somebody_else_is_none(topic: str):
     assert TOPICS.parse(topic) is None
@@ -59,6 +70,8 @@ def test_a_name_that_cannot_stand_in_a_topic_is_refused(name: str):
         ("localhost:1999", BrokerAddress("localhost", 1999)),
         ("[::1]:1884", BrokerAddress("::1", 1884)),
         ("::1", BrokerAddress("::1", 1883)),
+        ("[::1]", BrokerAddress("::1", 1883)),
+        ("pi-4.local:65535", BrokerAddress("pi-4.local", 65535)),
     ],
 )
 def test_an_address_is_read(text: str, address: BrokerAddress):
@@ -66,7 +79,14 @@ def test_an_address_is_read(text: str, address: BrokerAddress):
     assert BrokerAddress.parse(str(address)) == address
 
 
-@pytest.mark.parametrize("text", ["", ":1883", "host:0", "host:65536", "host:x", "host:-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":1883", "host:0", "host:65536", "host:x", "host:-1", "host:", "a b:1", "host:1.5", "host:\u0661"),
+        *("[]", "[]:5", "[::1", "[::1]x:5", f"host:{'9' * 5000}"),
+    ],
+    ids=lambda text: text[:20],
+)
 def test_an_address_that_is_none_is_refused(text: str):
     with pytest.raises(ProgramError, match="HOST:PORT") as refused:
         BrokerAddress.parse(text)
@@ -96,6 +116,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     sizes: list[int] = []
 
 
+class Described(msgspec.Struct, frozen=True):
+    gamma: float = 0.99
+    """The discount."""
+    env_id: str = "X"
+
+
 def write(folder: Path, text: str) -> Path:
     file = folder / "edgerl.toml"
     file.write_text(text, encoding="utf-8")
@@ -121,12 +147,37 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path):
         ("", {"EDGERL_LEARNER_GAMA": "1"}, "EDGERL_LEARNER_GAMA"),
         ('[learner]\ngamma = "much"\n', {}, "gamma"),
         ("[learner\n", {}, "not TOML"),
+        ("learner = 3\n", {}, r"write \[learner\]"),
+        ("[learner]\ncolour = 1\n", {}, "known: env_id, gamma, sizes"),
+        ("[learner]\nsizes = [1, 'x']\n", {}, r"\[learner\].*sizes\[1\]"),
+        ("", {"EDGERL_LEARNER_GAMMA": "much"}, "gamma"),
+        ("", {"EDGERL_LEARNER_SIZES": "[1,"}, "sizes"),
     ],
 )
 def test_what_is_wrong_in_settings_is_named(text: str, environ: dict[str, str], words: str, tmp_path: Path):
     with pytest.raises(ProgramError, match=words) as refused:
         load_settings(Sample, "learner", file=write(tmp_path, text), environ=environ)
     assert refused.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_wrong_flag_is_named():
+    with pytest.raises(ProgramError, match="gamma"):
+        load_settings(Sample, "learner", flags={"gamma": "much"}, environ={})
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path):
+    (tmp_path / "edgerl.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ProgramError, match="not TOML"):
+        load_settings(Sample, "learner", file=tmp_path / "edgerl.toml", environ={})
+
+
+def test_the_tables_and_variables_of_other_programs_are_not_ours(tmp_path: Path):
+    file = write(tmp_path, "[board]\nanything = 1\n")
+    assert load_settings(Sample, "learner", file=file, environ={"EDGERL_BOARD_ANYTHING": "1"}) == Sample()
+
+
+def test_a_setting_is_described_by_the_sentence_under_it():
+    assert describe_settings(Described) == {"gamma": "The discount."}
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
@@ -162,6 +213,7 @@ def test_a_frame_opens_into_its_header_and_body():
         (encode(Frame(header=b"x", signature=b"", body=b"")), "undecodable"),
         (make_frame(kind="run"), "kind"),
         (make_frame(valid_s=-1.0), "expired"),
+        (resealed(make_frame(), expires_at=float("nan")), "expired"),
         (resealed(make_frame(), size=5), "size"),
         (resealed(make_frame(), sha256=bytes(32)), "hash"),
         (encode(msgspec.structs.replace(decode(make_frame(), Frame), body=b"bodx")), "hash"),
@@ -185,3 +237,15 @@ def test_an_unsigned_frame_is_refused_off_loopback():
 
 def test_every_exit_code_is_explained():
     assert set(EXPLANATIONS) == set(ExitCode)
+    assert all(sentence.endswith(".") for sentence in EXPLANATIONS.values())
+
+
+def test_no_two_exit_codes_share_a_number():
+    numbers = [int(code) for code in ExitCode.__members__.values()]  # an alias would be a member of its own here
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 <= number <= 255 for number in numbers)
+
+
+def test_a_program_error_carries_its_exit_code_and_its_sentence():
+    error = ProgramError(ExitCode.NO_BROKER, "nobody is there")
+    assert (error.exit_code, str(error)) == (4, "nobody is there")

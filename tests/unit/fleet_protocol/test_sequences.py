@@ -40,6 +40,18 @@ def test_it_comes_back_from_its_ranges():
     assert SequenceSet(ranges).ranges() == ranges
 
 
+def test_a_range_of_any_size_costs_no_more_than_one():
+    far = SequenceSet([(0, 10**12)])
+    assert far.add_range(5, 10**12 + 1) == 1
+    assert far.discard(7)
+    assert far.ranges() == [(0, 6), (8, 10**12 + 1)]
+
+
+@given(st.permutations(range(30)))
+def test_any_order_of_adding_ends_in_one_range(numbers: list[int]):
+    assert SequenceSet((number, number) for number in numbers).ranges() == [(0, 29)]
+
+
 def test_a_range_that_runs_downwards_is_refused():
     with pytest.raises(ValueError, match="upwards"):
         SequenceSet([(3, 2)])

@@ -1,10 +1,13 @@
 """A sketch is right to 1 % at every quantile, exact in count, sum and extremes, and merges as if it had seen all."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet_protocol.codec import decode, encode
 from fleet_protocol.messages import SketchState
 from fleet_protocol.sketch import LatencySketch
 
@@ -42,6 +45,71 @@ def test_count_sum_and_extremes_are_exact_and_survive_the_wire(values: list[floa
     assert (sketch.count, sketch.minimum, sketch.maximum) == (len(values), min(values), max(values))
     assert sketch.total == pytest.approx(sum(values))
     assert sketch.mean == pytest.approx(sum(values) / len(values))
+
+
+@given(VALUES)
+def test_a_sketch_comes_back_from_its_state_as_it_was(values: list[float]):
+    state = sketch_of(values).to_state()
+    assert LatencySketch.from_state(decode(encode(state), SketchState)).to_state() == state
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_million_latencies_have_the_quantiles_that_numpy_finds(scale: float):
+    values = np.random.default_rng(0).lognormal(0, 0.8, 1_000_000) * scale
+    sketch = LatencySketch()
+    for part in np.array_split(values, 7):
+        sketch.add_many(part)
+    for share in (0.001, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999):
+        assert sketch.quantile(share) == pytest.approx(np.quantile(values, share), rel=0.0101)
+
+
+def test_merging_a_collapsed_sketch_keeps_the_limit_and_the_upper_quantiles():
+    low, high = np.logspace(-8, 2, 3000), np.logspace(0, 8, 3000)
+    merged = sketch_of(low)
+    merged.merge(sketch_of(high))
+    assert len(merged.to_state().indices) == 512
+    assert sum(merged.to_state().counts) == merged.count == 6000
+    whole = np.concatenate([low, high])
+    for share in (0.9, 0.99):
+        assert merged.quantile(share) == pytest.approx(np.quantile(whole, share, method="lower"), rel=0.0101)
+
+
+def test_what_was_refused_changes_nothing():
+    sketch = sketch_of([1.0, 2.0])
+    before = sketch.to_state()
+    for values in ([3.0, -1.0], [3.0, np.nan]):
+        with pytest.raises(ValueError, match="finite values"):
+            sketch.add_many(values)
+    with pytest.raises(ValueError, match="sketch"):
+        sketch.merge(SketchState(count=1))
+    assert sketch.to_state() == before
+
+
+FLOATS = st.sampled_from([0.0, 1e-300, 1.0, 1e300, -1.0, math.nan, math.inf]) | st.floats()
+NUMBERS = st.sampled_from([0, 1, 2, 5000, 5001, 2**63, 2**64 - 1])
+STATES = st.builds(
+    SketchState,
+    count=NUMBERS,
+    total=FLOATS,
+    minimum=FLOATS,
+    maximum=FLOATS,
+    zeros=NUMBERS,
+    indices=st.lists(st.integers(-6000, 6000) | st.sampled_from([-(2**63), 2**64 - 1]), max_size=4),
+    counts=st.lists(NUMBERS, max_size=4),
+)
+
+
+@given(STATES)
+def test_any_state_from_the_wire_is_refused_or_has_ordered_quantiles_between_its_extremes(state: SketchState):
+    try:
+        sketch = LatencySketch.from_state(state)
+    except ValueError:
+        return
+    if sketch.count:
+        quantiles = [sketch.quantile(share) for share in SHARES]
+        assert sketch.minimum <= quantiles[0]
+        assert quantiles == sorted(quantiles)
+        assert quantiles[-1] <= sketch.maximum
 
 
 def test_upper_quantiles_stay_right_when_the_lowest_buckets_collapse():

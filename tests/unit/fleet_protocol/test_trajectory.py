@@ -85,6 +85,21 @@ def test_a_window_without_truncations_carries_no_final_observations():
     assert unpack_trajectory(pack_trajectory(window)).final_observations.shape == (0, D)
 
 
+def test_a_window_of_observations_without_numbers_comes_back_exactly():
+    window = make_trajectory(
+        observations=np.empty((T + 1, N, 0), np.float32), final_observations=np.empty((1, 0), np.float32)
+    )
+    assert_same(window, unpack_trajectory(pack_trajectory(window)))
+
+
+def test_an_array_that_lies_backwards_in_memory_comes_back_exactly():
+    observations = make_trajectory().observations[::-1, ::-1]
+    assert_same(
+        make_trajectory(observations=observations),
+        unpack_trajectory(pack_trajectory(make_trajectory(observations=observations))),
+    )
+
+
 def test_an_uncompressed_window_is_read_too():
     assert_same(make_trajectory(), unpack_trajectory(repacked()))
 
@@ -109,6 +124,18 @@ def test_an_uncompressed_window_is_read_too():
         {"version_runs": []},
         {"final_observations": ["<f4", [2, D], bytes(8 * D)]},
         {"final_steps": ["<f4", [1], bytes(4)]},
+        {"final_steps": None},
+        {"final_observations": None},
+        {"final_observations": ["<f8", [1, D], bytes(8 * D)]},
+        {"version_runs": [[2**63, T]]},  # one above int64
+        {"version_runs": [[7, T - 1], [2**64 - 1, 1]]},
+        {"terminated": ["|b1", [T, N], b"\x02" * (T * N)]},  # numpy would count a two as two
+        {"observations": ["<f4", [T + 1, N] + [1] * 100, bytes(4 * (T + 1) * N)]},  # numpy knows 64 dimensions
+        {"actions": ["<f4", [T, N, 0, 2**62], b""]},
+        {"actions": ["<f4", [T, N, 0, 2**64 - 1], b""]},
+        {"actions": ["<f4", [T, N, 0, 2**26, 2**26, 2**26], b""]},
+        {"actions": ["<f4", [], bytes(4)]},
+        {"observations": ["<f4", [1], bytes(4)]},
         {"head": "octopus"},
         {"actions": None},
         {"episode_returns": "many"},
@@ -137,6 +164,40 @@ def test_a_frame_of_unknown_size_is_refused():
     unknown = zstandard.ZstdCompressor(write_content_size=False).compress(repacked())
     with pytest.raises(BadMessage):
         unpack_trajectory(unknown)
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+EXTENTS = st.lists(st.sampled_from([-1, 0, 1, 2, N, D, T, T + 1, T * N, 2**31, 2**63 - 1, 2**64 - 1]), max_size=12)
+COLUMNS = st.tuples(st.sampled_from(["<f4", "|b1", "|i1", "<i4", "<f2", "O", "<U9"]), EXTENTS, st.binary(max_size=80))
+RUNS = st.lists(st.tuples(st.integers(-2, 2**64 - 1), st.sampled_from([-1, 0, 1, 2, T, 2**64 - 1])), max_size=5)
+
+
+@given(st.sampled_from(sorted(msgspec.msgpack.decode(repacked()))), PLAIN | COLUMNS | RUNS)
+def test_any_value_in_any_place_makes_a_window_or_a_bad_message(name: str, value: object):
+    with suppress(BadMessage):
+        unpack_trajectory(repacked(**{name: value}))
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x20\x80"]))
+def test_arbitrary_bytes_make_a_window_or_a_bad_message(payload: bytes, beginning: bytes):
+    with suppress(BadMessage):
+        unpack_trajectory(beginning + payload)
+
+
+def test_a_frame_that_holds_more_than_it_announces_is_refused():
+    frame = bytearray(zstandard.compress(repacked()))
+    frame[5] -= 1  # the low byte of the announced size
+    with pytest.raises(BadMessage):
+        unpack_trajectory(bytes(frame))
 
 
 @given(st.integers(0, 100_000), st.integers(0, 255), st.booleans())
