@@ -46,7 +46,7 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     hidden_sizes: Annotated[list[Positive], Meta(min_length=1)] = field(default_factory=lambda: [64, 64])
     """Widths of the policy's layers, and of the value's."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 1e-3
     """Adam's step size."""
     gamma: Share = 0.99
     """Discount."""

@@ -35,6 +35,8 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     """
     address = BrokerAddress.parse(settings.broker).require_loopback()
     recipe = _parse_recipe(settings.precision)
+    if settings.clip_rho_threshold < settings.clip_c_threshold:
+        raise ProgramError(ExitCode.CONFIG, "clip_rho_threshold must not be below clip_c_threshold (V-trace)")
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))

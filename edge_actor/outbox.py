@@ -55,6 +55,7 @@ class Outbox:
         self._accounts: dict[str, _RunAccount] = {}
         self._next_seq = 0
         self._on_their_way = 0
+        self._displaced: list[OutboxEntry] = []
         self.bytes = 0
 
     @property
@@ -75,7 +76,9 @@ class Outbox:
         account.produced.add(entry.seq)
         account.env_steps += env_steps
         while self.bytes > self._max_bytes:
-            self._drop(self._entries[self.oldest_seq], "outbox_full")
+            displaced = self._entries[self.oldest_seq]
+            self._drop(displaced, "outbox_full")
+            self._displaced.append(displaced)
         return entry
 
     def due(self) -> list[OutboxEntry]:
@@ -119,12 +122,17 @@ class Outbox:
         return left
 
     def drop_stale(self, *, run_id: str, max_age_s: float) -> list[OutboxEntry]:
-        """Drop what belongs to another run or is older than the run allows, counted."""
+        """Drop what belongs to another run or is older than the run allows, counted.
+
+        Returns:
+            These, and what overflow has displaced since the last call: their workers may begin others.
+        """
         oldest = self._clock() - max_age_s
         stale = [e for e in self._entries.values() if e.run_id != run_id or e.produced_at < oldest]
         for entry in stale:
             self._drop(entry, "other_run" if entry.run_id != run_id else "stale")
-        return stale
+        displaced, self._displaced = self._displaced, []
+        return [*displaced, *stale]
 
     def counters(self) -> dict[str, RunCounters]:
         """What became of each run's windows."""

@@ -173,6 +173,8 @@ class Worker:
         started = time.perf_counter_ns()
         try:
             policy = Policy(message.model, copies=len(self._environments))
+            if policy.metadata.policy_version != message.version:
+                raise BadPolicyFile(f"the file calls itself version {policy.metadata.policy_version}")  # noqa: TRY301
             self._require_same_spaces(policy)
             policy.warm_up()
         except BadPolicyFile as error:

@@ -1,7 +1,8 @@
 """IMPALA's actor-critic: V-trace targets and policy gradient (https://arxiv.org/abs/1802.01561).
 
 With several passes over a batch the policy loss is a clipped surrogate around the policy that they began with; the
-V-trace ratios are computed once, before them. With one pass it is IMPALA's own loss, to the letter.
+V-trace ratios are computed once, before them. With one pass it is IMPALA's own loss; advantages are
+normalised over the batch in both cases.
 """
 
 from typing import Any

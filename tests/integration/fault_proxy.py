@@ -1,7 +1,9 @@
 """A proxy that speaks MQTT, and loses, doubles or delays messages *behind* their PUBACK.
 
 TCP promises that nothing is lost between two ends, so swallowing bare packets only wedges a QoS 1 client. Real loss
-happens behind a PUBACK: here the proxy answers it itself. What it injects later goes at QoS 0, without a packet id.
+happens behind a PUBACK: here the proxy answers it itself. What it injects goes at QoS 0, without a packet id, so that
+no id means two things. It need not know the version: up to the properties, which it leaves as they are, a PUBLISH is
+the same in 3.1.1 and 5, and so is a PUBACK that says nothing but the id.
 """
 
 import asyncio
@@ -15,13 +17,24 @@ from typing import Self
 
 from fleet_protocol.address import BrokerAddress
 
-CONNECT, PUBLISH, PUBACK = 1, 3, 4
-QOS_BITS, QOS_1 = 0b0110, 0b0010
+PUBLISH, PUBACK = 3, 4
+QOS_BITS, QOS_1, DUP_BIT = 0b0110, 0b0010, 0b1000
+
+
+class TopicAliasUsed(Exception):
+    """A message without its topic: a proxy that loses the one that named it would break the ones that follow."""
+
+
+Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
 class Tally:
-    """What happened to the messages that concern the proxy."""
+    """What happened to the messages that concern the proxy; each is in one of the four.
+
+    While connections last, passed + delayed + 2 duplicated messages arrive. A delayed one whose connection ends before
+    its time is counted as lost.
+    """
 
     passed: int = 0
     lost: int = 0
@@ -31,12 +44,15 @@ class Tally:
 
 @dataclass
 class _Session:
-    is_v5: bool = False
-    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    """One client's connection: the messages that still wait for their time."""
+
+    waiting: set["asyncio.Task[None]"] = field(default_factory=set)
 
 
 class FaultProxy:
-    """Stands between clients and a broker; a context manager.
+    """Stands between clients and a broker, and treats QoS 1 messages of both directions badly; a context manager.
+
+    Leaving the context raises what went wrong in the proxy itself. `address` is where clients connect to.
 
     Args:
         upstream: The broker.
@@ -45,7 +61,7 @@ class FaultProxy:
         duplicates: Share that comes twice.
         delay: Share that comes later.
         delay_s: How much later.
-        seed: Of the choice.
+        seed: Of the choice; what one message meets depends on the order in which all arrive here.
     """
 
     def __init__(
@@ -59,6 +75,8 @@ class FaultProxy:
         delay_s: float = 0.3,
         seed: int = 0,
     ) -> None:
+        if min(loss, duplicates, delay) < 0 or loss + duplicates + delay > 1:
+            raise ValueError(f"expected shares of one whole, got {loss} + {duplicates} + {delay}")
         self._upstream = upstream
         self._concerns = concerns
         self._shares = (loss, duplicates, delay)
@@ -67,6 +85,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._connections: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
         self.tally = Tally()
 
     def __enter__(self) -> Self:
@@ -77,11 +96,13 @@ class FaultProxy:
         self.address = BrokerAddress("127.0.0.1", self._server.sockets[0].getsockname()[1])
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+        if self._failure is not None and kind is None:
+            raise self._failure
 
     async def _stop(self) -> None:
         self._server.close()
@@ -89,34 +110,36 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         try:
-            await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # one end is gone, or the test is over
+            broker, to_broker = await asyncio.open_connection(self._upstream.host, self._upstream.port)
+            try:
+                await self._serve((client, to_client), (broker, to_broker))
+            finally:
+                await _close(to_broker)
+        except (OSError, asyncio.CancelledError):
+            pass  # there is no broker, or the test is over
         finally:
+            await _close(to_client)
             self._connections.discard(task)
 
-    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        broker, to_broker = await asyncio.open_connection(self._upstream.host, self._upstream.port)
+    async def _serve(self, client: Way, broker: Way) -> None:
         session = _Session()
         ways = [
-            asyncio.ensure_future(self._pump(session, client, to_client, to_broker)),
-            asyncio.ensure_future(self._pump(session, broker, to_broker, to_client)),
+            asyncio.ensure_future(self._pump(session, client[0], client[1], broker[1])),
+            asyncio.ensure_future(self._pump(session, broker[0], broker[1], client[1])),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in [*ways, *session.tasks]:
+            for task in [*ways, *session.waiting]:
                 task.cancel()
-            await asyncio.gather(*ways, *session.tasks, return_exceptions=True)
-            for writer in (to_client, to_broker):
-                writer.close()
-                with suppress(OSError):
-                    await writer.wait_closed()
+            for error in await asyncio.gather(*ways, *session.waiting, return_exceptions=True):
+                if error and not isinstance(error, (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)):
+                    self._failure = self._failure or error
 
     async def _pump(
         self,
@@ -127,12 +150,12 @@ class FaultProxy:
     ) -> None:
         while True:
             head, body = await _read_packet(source)
-            if head >> 4 == CONNECT:
-                session.is_v5 = body[6] == 5
-            elif head >> 4 == PUBLISH and head & QOS_BITS == QOS_1 and self._concerns(_topic_of(body)):
+            topic = _topic_of(body) if head >> 4 == PUBLISH else ""
+            if topic and head & QOS_BITS == QOS_1 and self._concerns(topic):
                 self._mistreat(session, head, body, back, target)
-                continue
-            target.write(_packet(head, body))
+            else:
+                target.write(_packet(head, body))
+            await target.drain()
 
     def _mistreat(
         self, session: _Session, head: int, body: bytes, back: asyncio.StreamWriter, target: asyncio.StreamWriter
@@ -150,8 +173,9 @@ class FaultProxy:
             self.tally.delayed += 1
             back.write(_puback(body))
             task = asyncio.ensure_future(self._later(_without_qos(head, body), target))
-            session.tasks.add(task)
-            task.add_done_callback(session.tasks.discard)
+            session.waiting.add(task)
+            task.add_done_callback(session.waiting.discard)
+            task.add_done_callback(self._count_if_cut)
         else:
             self.tally.passed += 1
             target.write(_packet(head, body))
@@ -159,6 +183,17 @@ class FaultProxy:
     async def _later(self, packet: bytes, target: asyncio.StreamWriter) -> None:
         await asyncio.sleep(self._delay_s)
         target.write(packet)
+
+    def _count_if_cut(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            self.tally.delayed -= 1
+            self.tally.lost += 1
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _read_packet(source: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -183,7 +218,9 @@ def _packet(head: int, body: bytes) -> bytes:
 
 def _topic_of(body: bytes) -> str:
     (size,) = struct.unpack_from(">H", body)
-    return body[2 : 2 + size].decode()
+    if size == 0:
+        raise TopicAliasUsed
+    return body[2 : 2 + size].decode(errors="replace")
 
 
 def _packet_id_at(body: bytes) -> int:
@@ -192,9 +229,9 @@ def _packet_id_at(body: bytes) -> int:
 
 def _puback(body: bytes) -> bytes:
     at = _packet_id_at(body)
-    return _packet(PUBACK << 4, body[at : at + 2])  # valid in 3.1.1, and in 5 it means success
+    return _packet(PUBACK << 4, body[at : at + 2])
 
 
 def _without_qos(head: int, body: bytes) -> bytes:
     at = _packet_id_at(body)
-    return _packet(head & ~(QOS_BITS | 0b1000), body[:at] + body[at + 2 :])
+    return _packet(head & ~(QOS_BITS | DUP_BIT), body[:at] + body[at + 2 :])

@@ -300,13 +300,6 @@ def test_resubscribing_brings_what_is_retained_once_more(mosquitto: RunningBroke
         ear.raise_failure()
 
 
-def test_a_second_client_of_the_same_name_is_noticed(
-    mosquitto: RunningBroker, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
-):
-    with connected(mosquitto.address, "twin"), connected(mosquitto.address, "twin"):
-        wait_until(lambda: "is another client using this name?" in caplog.text, what="the warning")
-
-
 def test_handlers_may_publish_while_other_threads_do(mosquitto: RunningBroker, wait_until: Callable[..., None]):
     got: Got = []
     subscriptions = [Subscription("question", 1, lambda _topic, payload: answer(payload))]

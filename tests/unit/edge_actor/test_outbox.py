@@ -126,3 +126,11 @@ def test_an_empty_outbox_names_the_next_seq_as_its_oldest():
     assert outbox.oldest_seq == 0
     outbox.ack([(add(outbox), 0)])
     assert outbox.oldest_seq == 1
+
+
+def test_what_overflow_displaced_is_told_once_so_that_its_worker_can_go_on():
+    outbox, _ = make_outbox(max_bytes=25)
+    for _ in range(3):
+        add(outbox)
+    assert [entry.seq for entry in outbox.drop_stale(run_id="r", max_age_s=60)] == [0]
+    assert outbox.drop_stale(run_id="r", max_age_s=60) == []

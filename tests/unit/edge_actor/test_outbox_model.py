@@ -32,6 +32,11 @@ class OutboxAgainstModel(RuleBasedStateMachine):
         self.now = 0.0
         self.outbox = Outbox(max_bytes=MAX_BYTES, clock=lambda: self.now, rng=random.Random(0))
         self.windows: list[Window] = []
+        self.displaced: list[int] = []
+
+    def displace(self, seq: int) -> None:
+        self.windows[seq].where = "outbox_full"
+        self.displaced.append(seq)
 
     def held(self) -> list[int]:
         return [seq for seq, window in enumerate(self.windows) if window.where == "outbox"]
@@ -43,14 +48,14 @@ class OutboxAgainstModel(RuleBasedStateMachine):
             assert entry.seq == len(self.windows)
             self.windows.append(Window(run_id, size, self.now))
             while sum(self.windows[seq].size for seq in self.held()) > MAX_BYTES:
-                self.windows[self.held()[0]].where = "outbox_full"
+                self.displace(self.held()[0])
 
     @rule(run_id=RUNS, size=st.integers(MAX_BYTES + 1, 2 * MAX_BYTES))
     def add_one_that_never_fits(self, run_id: str, size: int):
         self.outbox.add(b"x" * size, run_id=run_id, worker=3, env_steps=4)
+        self.windows.append(Window(run_id, size, self.now))
         for seq in self.held():
-            self.windows[seq].where = "outbox_full"
-        self.windows.append(Window(run_id, size, self.now, where="outbox_full"))
+            self.displace(seq)
 
     @rule(first=st.integers(0, 60), length=st.integers(0, 8), again=st.booleans())
     def ack(self, first: int, length: int, again: bool):
@@ -62,7 +67,7 @@ class OutboxAgainstModel(RuleBasedStateMachine):
 
     @rule(run_id=RUNS, max_age_s=st.integers(0, 30))
     def drop_stale(self, run_id: str, max_age_s: int):
-        expected: list[int] = []
+        expected, self.displaced = self.displaced, []
         for seq in self.held():
             window = self.windows[seq]
             if window.run_id != run_id or self.now - window.produced_at > max_age_s:
