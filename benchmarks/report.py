@@ -9,6 +9,7 @@ as `Claim`s, and ends with `finish`, which prints everything and writes the file
 
 import argparse
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import NamedTuple, Self
 
 SCHEMA = 1
 
-Row = Mapping[str, str | float]
+Row = Mapping[str, str | float | None]
 
 
 class Claim(NamedTuple):
@@ -50,11 +51,15 @@ def parse_arguments(doc: str | None, arguments: Sequence[str] | None = None) -> 
     Returns:
         `quick` (bool) and `json` (`Path` or None).
     """
-    question = (doc or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=question)
+    return argument_parser(doc).parse_args(arguments)
+
+
+def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `parse_arguments`, for a benchmark with a flag of its own."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the same question with fewer repeats")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def machine() -> dict[str, str | int]:
@@ -93,9 +98,12 @@ def write(path: Path, rows: Sequence[Row], claims: Sequence[Claim], *, packages:
         "machine": machine(),
         "versions": versions(*packages),
         "rows": [dict(row) for row in rows],
-        "claims": [claim._asdict() for claim in claims],
+        # JSON has no infinity: a target that was never reached is null, and its claim does not hold.
+        "claims": [
+            claim._asdict() | {"value": claim.value if math.isfinite(claim.value) else None} for claim in claims
+        ],
     }
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def finish(
@@ -138,7 +146,9 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.3f}"
     return str(value)

@@ -4,12 +4,13 @@ A window is finished when it was used in an update, or refused for a counted rea
 checkpoint; what is queued is not, because a crash forgets it and the board sends it again.
 """
 
+import itertools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fleet_protocol.messages import AtRest
+from fleet_protocol.messages import AtRest, Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BootKey = tuple[str, str]
@@ -28,6 +29,11 @@ class _BootAccount:
 
     def is_finished(self, seq: int) -> bool:
         return seq in self.learned or any(seq in seqs for seqs in self.refused.values())
+
+    def finished(self) -> SequenceSet:
+        """All that was learned or refused."""
+        sets = (self.learned, *self.refused.values())
+        return SequenceSet(itertools.chain.from_iterable(seqs.ranges() for seqs in sets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +134,10 @@ class DeliveryLedger:
                 for reason, seqs in account.refused.items():
                     dropped[reason] += len(seqs)
                     refused += len(seqs)
-                waiting = _unfinished(SequenceSet(rest.outbox), account)
-                gone = Counter({r: _unfinished(SequenceSet(seqs), account) for r, seqs in rest.dropped.items()})
+                waiting = _unfinished(rest.outbox, account)
+                gone = Counter({reason: _unfinished(ranges, account) for reason, ranges in rest.dropped.items()})
                 dropped.update(gone)
-                made = sum(last - first + 1 for first, last in rest.produced)
-                produced += made
+                produced += len(SequenceSet(rest.produced))
                 learned += len(account.learned)
                 queued += len(account.queued)
                 in_outbox += waiting
@@ -187,16 +192,18 @@ class DeliveryLedger:
         return ledger
 
 
-def _unfinished(seqs: SequenceSet, account: _BootAccount) -> int:
+def _unfinished(ranges: Ranges, account: _BootAccount) -> int:
     # An ack always wins: what the learner has finished is not dropped, and not in an outbox.
-    return sum(not account.is_finished(seq) for seq in seqs)
+    seqs = SequenceSet(ranges)
+    return len(seqs) - seqs.overlap(account.finished())
 
 
 def _nowhere(rest: AtRest, account: _BootAccount) -> int:
-    known = [SequenceSet(rest.outbox), *(SequenceSet(ranges) for ranges in rest.dropped.values())]
-    return sum(
-        not account.is_finished(seq) and not any(seq in seqs for seqs in known) for seq in SequenceSet(rest.produced)
-    )
+    known = account.finished()
+    for first, last in itertools.chain(rest.outbox, *rest.dropped.values()):
+        known.add_range(first, last)
+    produced = SequenceSet(rest.produced)
+    return len(produced) - produced.overlap(known)
 
 
 def _as_if_nothing_left(account: _BootAccount) -> AtRest:

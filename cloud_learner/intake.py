@@ -18,6 +18,7 @@ from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import (
+    AtRest,
     BoxSpec,
     CommandReply,
     DiscreteSpec,
@@ -26,6 +27,7 @@ from fleet_protocol.messages import (
     Telemetry,
     TrajectoryMessage,
 )
+from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
@@ -130,6 +132,7 @@ class Intake:
             case "reply":
                 reply = decode(payload, CommandReply)
                 self._require_sender(address, reply.board_id)
+                _check_ranges(reply)
                 self._book.take_reply(reply)
             case _:
                 return
@@ -204,6 +207,16 @@ def _check_sketches(telemetry: Telemetry) -> None:
             LatencySketch.from_state(state)
     except ValueError as error:
         raise BadMessage(str(error)) from error
+
+
+def _check_ranges(reply: CommandReply) -> None:
+    if not isinstance(reply.result, AtRest):
+        return
+    try:
+        for ranges in (reply.result.produced, reply.result.outbox, *reply.result.dropped.values()):
+            SequenceSet(ranges)
+    except ValueError as error:
+        raise BadMessage(f"at_rest: {error}") from error
 
 
 def _params_shape(action: BoxSpec | DiscreteSpec) -> int:

@@ -13,7 +13,9 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Sentence = Annotated[str, Meta(max_length=2000)]
 Scalar = bool | int | float | str | None
-Ranges = list[tuple[Count, Count]]
+Sequence = Annotated[int, Meta(ge=0, le=2**48 - 1)]
+"""A window's number on its boot; no board lives long enough to reach the end."""
+Ranges = list[tuple[Sequence, Sequence]]
 """Sequence numbers as (first, last), both included."""
 
 
@@ -195,8 +197,8 @@ class TrajectoryMessage(Message, frozen=True, kw_only=True):
     run_id: Name
     board_id: Name
     boot_id: Name
-    seq: Count
-    oldest_seq: Count
+    seq: Sequence
+    oldest_seq: Sequence
     """The lowest seq still in the outbox: everything below it is finished or gone."""
     body: bytes
 

@@ -7,7 +7,6 @@ retained on the broker or stands in an outbox. Handlers run on the network threa
 
 import logging
 import random
-import socket
 import threading
 import time
 import uuid
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.mqtt_probe import NoAnswer, end_client, probe_protocol
+from fleet_protocol.mqtt_probe import NoAnswer, end_client, new_client, probe_protocol
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +40,8 @@ _BACKOFF_DOUBLINGS: Final = 10
 _CONNECT_WAIT_S: Final = 10.0
 _WATCH_PERIOD_S: Final = 0.5
 _CLIENT_ID_TAKEN: Final = "Session taken over"
+_MANY_EXPULSIONS: Final = 3
+"""Mosquitto 2.0 does not say why it ends a connection; a restart does so once, a second client again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class MqttConnection:
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acked what was published on this connection; False if it has not in time."""
         session = self._session
-        unacked = [info for info, _ in session.unacked] if session else []
+        unacked = [info for info, _ in list(session.unacked)] if session else []  # list() is atomic, a loop is not
         deadline = time.monotonic() + timeout_s
         while (unacked := [info for info in unacked if not info.is_published()]) and time.monotonic() < deadline:
             if self._session is not session:
@@ -175,13 +176,21 @@ class MqttConnection:
     # --- the thread that keeps the connection -----------------------------------------------------------------------
 
     def _keep_connected(self) -> None:
-        failures = 0
+        failures = expulsions = 0
         while not self._closing.is_set():
-            started = time.monotonic()
+            started, connects = time.monotonic(), self.connects
             self._guard(self._one_session)
             if self._closing.is_set():
                 return
-            failures = 0 if time.monotonic() - started > _CONNECT_WAIT_S else failures + 1
+            has_lasted = time.monotonic() - started > _CONNECT_WAIT_S
+            failures = 0 if has_lasted else failures + 1
+            expulsions = 0 if has_lasted or self.connects == connects else expulsions + 1
+            if expulsions == _MANY_EXPULSIONS:
+                _log.warning(
+                    "broker %s accepts %s and soon ends the connection, %d times now; is another client using this "
+                    "name? Or does an access list forbid what it publishes?",
+                    *(self._address, self._client_id, expulsions),
+                )
             # Full jitter, so that a thousand boards do not come back in the same second.
             limit = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, _BACKOFF_DOUBLINGS))
             self._closing.wait(random.uniform(0, limit))  # noqa: S311 - jitter is no secret
@@ -210,7 +219,8 @@ class MqttConnection:
             self._connected.clear()  # only now: a late CONNACK may have set it until the network thread ended
 
     def _watch(self, session: _Session) -> None:
-        connect_deadline = time.monotonic() + _CONNECT_WAIT_S
+        last_ack = time.monotonic()  # or the start
+        connect_deadline = last_ack + _CONNECT_WAIT_S
         while not self._ended.wait(_WATCH_PERIOD_S):
             now = time.monotonic()
             if not self.is_connected and now > connect_deadline:
@@ -219,7 +229,9 @@ class MqttConnection:
                 return
             while session.unacked and session.unacked[0][0].is_published():
                 session.unacked.popleft()
-            if session.unacked and now - session.unacked[0][1] > _PUBACK_OVERDUE_S:
+                last_ack = now
+            # A long queue on a slow link is old at its end, and yet all is well while acks keep coming.
+            if session.unacked and now - max(last_ack, session.unacked[0][1]) > _PUBACK_OVERDUE_S:
                 self._note_problem("the broker stopped acknowledging")
                 return
 
@@ -231,18 +243,11 @@ class MqttConnection:
             return None
 
     def _make_client(self, session_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            protocol=protocol,
-            clean_session=None if protocol == MQTTProtocolVersion.MQTTv5 else True,
-            reconnect_on_failure=False,
-        )
+        client = new_client(self._client_id, protocol)
         client.max_inflight_messages_set(_INFLIGHT)
         if self._make_will is not None:
             will = self._make_will(session_id)
             client.will_set(will.topic, will.payload, qos=1, retain=True)
-        client.on_socket_open = _send_without_delay
         client.on_connect = lambda c, _u, _f, code, _p: self._guard(self._connect_answered, c, code, session_id)
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
         for subscription in self._subscriptions:
@@ -270,8 +275,8 @@ class MqttConnection:
             return
         self.connects += 1
         self.last_problem = ""
+        self._subscribe(client)  # first, so that nothing is published before its answer could be heard
         self._connected.set()
-        self._subscribe(client)
         if self._on_connect is not None:
             self._on_connect(session_id)
 
@@ -291,7 +296,3 @@ class MqttConnection:
         self.last_problem = problem
         hint = "; is another client using this name?" if problem == _CLIENT_ID_TAKEN else "; trying again"
         _log.warning("broker %s: %s%s", self._address, problem, hint)
-
-
-def _send_without_delay(_client: paho.Client, _userdata: object, connection: Any) -> None:  # noqa: ANN401 - a paho socket
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

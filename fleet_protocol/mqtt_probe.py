@@ -1,4 +1,4 @@
-"""Which MQTT a broker speaks, found out before the first real connection."""
+"""How a paho client begins and ends, and which MQTT a broker speaks, found out before the first real connection."""
 
 import queue
 import socket
@@ -13,6 +13,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
 
+_CONNECT_TIMEOUT_S: Final = 2.5
+"""Time for a lost SYN to be sent again; close() may have to wait as long."""
 _WAIT_S: Final = 5.0
 _POLL_S: Final = 0.1
 _DISCONNECT_WAIT_S: Final = 1.0
@@ -36,33 +38,59 @@ def probe_protocol(address: BrokerAddress, *, client_id: str, give_up: threading
     Raises:
         NoAnswer: No connection, or nothing that speaks MQTT at its other end.
     """
-    found: queue.SimpleQueue[MQTTProtocolVersion] = queue.SimpleQueue()
+    found: queue.SimpleQueue[MQTTProtocolVersion | None] = queue.SimpleQueue()
 
     def answered(_client: paho.Client, _userdata: object, _flags: object, code: ReasonCode, _p: object) -> None:
         unsupported = code.getName() == _UNSUPPORTED_PROTOCOL
         found.put(MQTTProtocolVersion.MQTTv311 if unsupported else MQTTProtocolVersion.MQTTv5)
 
-    probe = paho.Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=client_id,
-        protocol=MQTTProtocolVersion.MQTTv5,
-        reconnect_on_failure=False,
-    )
+    def closed(*_: object) -> None:
+        found.put(None)
+
+    probe = new_client(client_id, MQTTProtocolVersion.MQTTv5)
     probe.on_connect = answered
+    probe.on_disconnect = closed
     try:
         probe.connect(address.host, address.port)
     except OSError as error:
         raise NoAnswer(str(error)) from error
     probe.loop_start()
     try:
-        for _ in range(round(_WAIT_S / _POLL_S)):
-            with suppress(queue.Empty):
-                return found.get(timeout=_POLL_S)
-            if give_up.is_set():
-                break
-        raise NoAnswer("the connection was accepted, but MQTT was not spoken")
+        protocol = _first_of(found, give_up)
     finally:
         end_client(probe)
+    if protocol is None:
+        raise NoAnswer("the connection was accepted, but MQTT was not spoken")
+    return protocol
+
+
+def _first_of(
+    found: "queue.SimpleQueue[MQTTProtocolVersion | None]", give_up: threading.Event
+) -> MQTTProtocolVersion | None:
+    for _ in range(round(_WAIT_S / _POLL_S)):
+        with suppress(queue.Empty):
+            return found.get(timeout=_POLL_S)
+        if give_up.is_set():
+            break
+    return None
+
+
+def new_client(client_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
+    """Make a client for one clean session, which never reconnects by itself."""
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=protocol,
+        clean_session=None if protocol == MQTTProtocolVersion.MQTTv5 else True,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = _CONNECT_TIMEOUT_S
+    client.on_socket_open = _send_without_delay
+    return client
+
+
+def _send_without_delay(_client: paho.Client, _userdata: object, connection: Any) -> None:  # noqa: ANN401 - a paho socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def end_client(client: paho.Client) -> None:

@@ -54,6 +54,16 @@ class SequenceSet:
         self._size -= 1
         return True
 
+    def overlap(self, other: "SequenceSet") -> int:
+        """How many numbers both sets have; the time is that of their ranges, however long these are."""
+        shared = 0
+        for first, last in other.ranges():
+            index = max(0, bisect_right(self._firsts, first) - 1)
+            while index < len(self._firsts) and self._firsts[index] <= last:
+                shared += max(0, min(last, self._lasts[index]) - max(first, self._firsts[index]) + 1)
+                index += 1
+        return shared
+
     def ranges(self) -> list[tuple[int, int]]:
         """The set as ascending, disjoint (first, last) ranges, both ends included."""
         return list(zip(self._firsts, self._lasts, strict=True))

@@ -153,3 +153,13 @@ def test_the_accounts_of_board_and_learner_agree_whatever_happens(events: list[t
     assert totals.add_up, totals
     assert totals.produced == len(SequenceSet(at_rest.produced))
     assert totals.queued == len(fleet.queued)
+
+
+def test_a_board_that_claims_a_huge_range_costs_no_time():
+    ledger = DeliveryLedger()
+    ledger.note_at_rest(("b", "x"), rest([(0, 2**47)], outbox=[(10, 2**46)], stale=[(0, 9)]))
+    totals = ledger.totals()
+    assert totals.produced == 2**47 + 1
+    assert totals.dropped == {"stale": 10}
+    assert totals.lost_window == 2**47 - 2**46
+    assert totals.add_up

@@ -14,7 +14,16 @@ from cloud_learner.intake import Intake
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from fleet_protocol.codec import encode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, RunSpec, SketchState, Telemetry, TrajectoryMessage
+from fleet_protocol.messages import (
+    AtRest,
+    BoxSpec,
+    CommandReply,
+    DiscreteSpec,
+    RunSpec,
+    SketchState,
+    Telemetry,
+    TrajectoryMessage,
+)
 from fleet_protocol.topics import TopicAddress
 from fleet_protocol.trajectory import Trajectory, pack_trajectory
 
@@ -28,12 +37,12 @@ class Desk:
     def __init__(self, *, version: int = 5, max_windows: int = 8) -> None:
         self.ledger, self.windows = DeliveryLedger(), TrajectoryQueue(max_windows)
         self.acked: list[tuple[BootKey, int]] = []
-        book = BoardBook("r", (BoxSpec(shape=(3,), dtype="float32"), DiscreteSpec(n=3)))
+        self.book = BoardBook("r", (BoxSpec(shape=(3,), dtype="float32"), DiscreteSpec(n=3)))
         self.intake = Intake(
             RUN,
             ledger=self.ledger,
             windows=self.windows,
-            book=book,
+            book=self.book,
             ack=lambda boot, seq: self.acked.append((boot, seq)),
             current_version=lambda: version,
             max_policy_lag=3,
@@ -153,6 +162,15 @@ def test_telemetry_with_an_impossible_sketch_is_counted(desk: Desk, wait_until: 
     telemetry = Telemetry(board_id="b", boot_id="boot", uptime_s=1, sketches={"x": SketchState(count=3)})
     desk.intake.hand_over(TopicAddress("telemetry", "b"), encode(telemetry), 10)
     wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
+
+
+@pytest.mark.parametrize("ranges", [[(5, 2)], [(0, 2**64 - 1)], [(-1, 3)]])
+def test_a_pause_answered_with_an_impossible_range_is_counted(ranges: Any, desk: Desk, wait_until: Callable[..., None]):
+    at_rest = AtRest(run_id="r", produced=ranges, outbox=[], dropped={})
+    reply = CommandReply(board_id="b", boot_id="x", issuer="learner", counter=1, result=at_rest)
+    desk.intake.hand_over(TopicAddress("reply", "b"), encode(reply), 0)
+    wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
+    assert desk.book.reply(1) is None
 
 
 def test_a_queue_gives_what_is_there_and_does_not_wait_for_ever():

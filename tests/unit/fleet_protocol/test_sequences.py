@@ -35,6 +35,16 @@ def test_it_does_what_a_set_does(operations: list[tuple[str, int, int]]):
         assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(ranges))
 
 
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
+def test_overlap_is_the_size_of_the_intersection(one: set[int], other: set[int]):
+    overlap = SequenceSet((n, n) for n in one).overlap(SequenceSet((n, n) for n in other))
+    assert overlap == len(one & other)
+
+
+def test_overlap_does_not_walk_through_long_ranges():
+    assert SequenceSet([(0, 2**48)]).overlap(SequenceSet([(5, 2**47), (2**48, 2**49)])) == 2**47 - 5 + 1 + 1
+
+
 def test_it_comes_back_from_its_ranges():
     ranges = [(0, 3), (7, 7), (9, 20)]
     assert SequenceSet(ranges).ranges() == ranges
