@@ -6,7 +6,7 @@ from msgspec import to_builtins
 
 from cloud_learner.networks import ActorCritic
 from compressor import Precision, compress
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 OBSERVATION = BoxSpec(shape=(4,), dtype="float32")
 ACTION = DiscreteSpec(n=2)

@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fleet_protocol.messages import Birth, BoxSpec, CommandReply, Death, SpaceSpec, Status, Telemetry
+from fleet_protocol.messages import Birth, CommandReply, Death, Status, Telemetry
 from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.spaces import BoxSpec, SpaceSpec
 
 Spaces = tuple[BoxSpec, SpaceSpec]
 

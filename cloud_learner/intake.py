@@ -17,18 +17,10 @@ from cloud_learner.board_book import BoardBook
 from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import (
-    AtRest,
-    BoxSpec,
-    CommandReply,
-    DiscreteSpec,
-    RunSpec,
-    Status,
-    Telemetry,
-    TrajectoryMessage,
-)
+from fleet_protocol.messages import AtRest, CommandReply, RunSpec, Status, Telemetry, TrajectoryMessage
 from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 

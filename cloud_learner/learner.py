@@ -32,7 +32,8 @@ from cloud_learner.settlement import Settlement
 from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
 from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import BoxSpec, EvaluationResult, RunSpec, SpaceSpec
+from fleet_protocol.messages import EvaluationResult, RunSpec
+from fleet_protocol.spaces import BoxSpec, SpaceSpec
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0

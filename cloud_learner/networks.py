@@ -12,7 +12,7 @@ from cloud_learner.normalisation import ObservationNormaliser
 from compressor.layer import Layer
 from compressor.policy_graph import PolicyGraph
 from corrector import categorical_log_prob, gaussian_log_prob
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 from fleet_protocol.trajectory import Head
 
 _LOG_STD_RANGE = (-5.0, 1.0)

@@ -11,9 +11,9 @@ from msgspec import to_builtins
 from cloud_learner.checkpoints import VersionCounter
 from compressor import CompressionRecipe, compress
 from compressor.policy_graph import PolicyGraph
-from fleet_protocol.messages import BoxSpec, SpaceSpec
 from fleet_protocol.signing import seal_frame
 from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.spaces import BoxSpec, SpaceSpec
 from fleet_protocol.trajectory import Head
 
 _GRID_LIMIT = 127

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 
 Environment = gymnasium.Env[Any, Any]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, Count, DiscreteSpec, SpaceSpec
+from fleet_protocol.messages import Count
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 
 _RUNTIMES: Final = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 _HEAD_OUTPUTS: Final = {"categorical": ("logits",), "gaussian": ("mean", "log_std")}

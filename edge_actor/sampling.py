@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 from fleet_protocol.trajectory import Head
 
 _GRID_LIMIT: Final = 127

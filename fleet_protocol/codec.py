@@ -16,6 +16,10 @@ _MAX_ITEMS: Final = 65_536
 MessageT = TypeVar("MessageT")
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What all messages share: frozen, fields by name, defaults left out on the wire."""
+
+
 class BadMessage(ValueError):
     """A payload that is not what its topic carries: says what was expected and what came."""
 

@@ -6,7 +6,10 @@ Evolution follows msgspec's rules: new fields have defaults, no field is renamed
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from fleet_protocol.codec import Message
+from fleet_protocol.spaces import SpaceSpec
 
 Name = Annotated[str, Meta(min_length=1, max_length=63)]
 Count = Annotated[int, Meta(ge=0)]
@@ -17,32 +20,6 @@ Sequence = Annotated[int, Meta(ge=0, le=2**48 - 1)]
 """A window's number on its boot; no board lives long enough to reach the end."""
 Ranges = list[tuple[Sequence, Sequence]]
 """Sequence numbers as (first, last), both included."""
-
-
-class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all messages share: frozen, fields by name, defaults left out on the wire."""
-
-
-# --- spaces -------------------------------------------------------------------------------------------------------
-
-
-class BoxSpec(Message, frozen=True, kw_only=True, tag="box"):
-    """A `Box` space. `low` and `high` are flat, in C order, and empty where the space is unbounded."""
-
-    shape: tuple[Positive, ...]
-    dtype: str
-    low: list[float] = []
-    high: list[float] = []
-
-
-class DiscreteSpec(Message, frozen=True, kw_only=True, tag="discrete"):
-    """A `Discrete` space: the integers `start` to `start + n - 1`."""
-
-    n: Positive
-    start: int = 0
-
-
-SpaceSpec = BoxSpec | DiscreteSpec
 
 
 # --- learner to boards ----------------------------------------------------------------------------------------------
@@ -65,6 +42,12 @@ class RunSpec(Message, frozen=True, kw_only=True):
     """Windows of one worker that may be unacked before it waits for the learner; 0 = it never waits."""
     max_age_s: float = 60.0
     """A window older than this is dropped on the board."""
+    frame_stack: Annotated[int, Meta(ge=1, le=16)] = 1
+    """So many observations, the newest last, make what a policy sees."""
+    control_hz: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+    """Steps a second, kept by the clock; 0 = as fast as it goes. With a rate, boards never wait for the learner."""
+    safe_action: Annotated[list[float], Meta(max_length=4096)] = []
+    """Applied, flat, at a missed deadline; empty = the last action again."""
 
 
 class FrameHeader(Message, frozen=True, kw_only=True):
@@ -226,10 +209,21 @@ class RunCounters(Message, frozen=True, kw_only=True):
 
 
 class Health(Message, frozen=True, kw_only=True):
-    """How the board itself is."""
+    """How the board itself is; None for what it cannot tell."""
 
     pss_mb: float = 0.0
+    """Memory of the agent's processes together, shared pages counted in part."""
     outbox_bytes: Count = 0
+    cpu_percent: float | None = None
+    """Of all cores together, 0 to 100, since the telemetry before."""
+    cpu_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: Count | None = None
+    """Raspberry Pi's bits: 0 under-voltage, 1 frequency capped, 2 throttled, 3 hot; from bit 16 on, since boot."""
+    memory_available_mb: float | None = None
+    disk_free_mb: float | None = None
+    wifi_dbm: float | None = None
+    """Signal of the strongest wireless link."""
 
 
 class Telemetry(Message, frozen=True, kw_only=True):

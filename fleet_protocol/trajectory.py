@@ -6,14 +6,13 @@ a number apart from each other (all lowest bytes first), so that zstd finds the 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import Message
+from fleet_protocol.codec import BadMessage, Message, decode
 
 try:
     import zstandard
@@ -50,6 +49,9 @@ class _Body(Message, frozen=True, kw_only=True):
     version_runs: list[tuple[int, int]]
     behavior_log_prob: Column | None = None
     wire_scale: float = 1.0
+    frame_stack: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    initial_state: Column | None = None
+    held_steps: Column | None = None
     final_steps: Column | None = None
     final_observations: Column | None = None
     episode_returns: list[float] = []
@@ -62,14 +64,18 @@ class Trajectory:
 
     Attributes:
         head: The kind of distribution that acted.
-        observations: `[T + 1, N, ...]`, the environment's dtype.
-        actions: Integers `[T, N]` (categorical, counted from 0) or float32 `[T, N, A]` (gaussian, unclipped).
+        observations: `[T + frame_stack, N, ...]`, float32 or uint8, single frames. Row `frame_stack - 1 + t` is that of
+            step t; the rows before it complete the first step's stack (where its episode is younger than the stack,
+            they repeat its first frame). The last row is the observation after the last step.
+        actions: Integers counted from 0, `[T, N]` or, with several branches, `[T, N, K]` (categorical); or float32
+            `[T, N, A]`, unclipped (gaussian).
         rewards: float32 `[T, N]`.
         terminated: bool `[T, N]`.
         truncated: bool `[T, N]`.
         is_first: bool `[T, N]`: the step's observation came from a reset.
-        behavior_params: What acted, on the wire grid. Categorical: int8 `[T, N, A - 1]`, logits relative to the
-            first, in units of `wire_scale`. Gaussian: float16 `[T, N, 2 A]`, means and then log standard deviations.
+        behavior_params: What acted, on the wire grid. Categorical: int8 `[T, N, A - K]`, for each of the K branches
+            its logits relative to its first, in units of `wire_scale`. Gaussian: float16 `[T, N, 2 A]`, means and
+            then log standard deviations.
         wire_scale: Size of one unit of categorical `behavior_params`.
         behavior_log_prob: float32 `[T, N]` for a gaussian head; for a categorical one None: it follows.
         policy_versions: int64 `[T]`: the version that acted at each step (D6).
@@ -77,6 +83,11 @@ class Trajectory:
         final_observations: `[K, ...]`: the true last observation of each of them.
         episode_returns: float `[E]`: undiscounted returns of the episodes that ended inside.
         episode_lengths: int `[E]`.
+        frame_stack: How many observations made what the policy saw.
+        initial_state: float32 `[N, H]`: the memory of a recurrent policy before the first step (and before it is
+            zeroed where `is_first`); None for the others.
+        held_steps: int32 `[H]`, ascending: steps after which a deadline was missed, and the last or the safe action
+            was applied for one tick more; its reward is in the step's.
     """
 
     head: Head
@@ -94,6 +105,9 @@ class Trajectory:
     behavior_log_prob: NDArray[np.float32] | None = None
     episode_returns: list[float] = field(default_factory=list[float])
     episode_lengths: list[int] = field(default_factory=list[int])
+    frame_stack: int = 1
+    initial_state: NDArray[np.float32] | None = None
+    held_steps: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     @property
     def unroll_length(self) -> int:
@@ -121,6 +135,9 @@ def pack_trajectory(trajectory: Trajectory) -> bytes:
         version_runs=_run_lengths(trajectory.policy_versions),
         behavior_log_prob=None if log_prob is None else _pack_column(log_prob),
         wire_scale=trajectory.wire_scale,
+        frame_stack=trajectory.frame_stack,
+        initial_state=_pack_column(trajectory.initial_state) if trajectory.initial_state is not None else None,
+        held_steps=_pack_column(trajectory.held_steps) if trajectory.held_steps.size else None,
         final_steps=_pack_column(trajectory.final_steps) if trajectory.final_steps.size else None,
         final_observations=_pack_column(trajectory.final_observations) if trajectory.final_steps.size else None,
         episode_returns=trajectory.episode_returns,
@@ -150,7 +167,7 @@ def unpack_trajectory(payload: bytes) -> Trajectory:
             )
         return array
 
-    observations = column("observations", extra_steps=1)
+    observations = column("observations", extra_steps=body.frame_stack)
     final_steps, final_observations = _unpack_finals(body, observations)
     return Trajectory(
         head=body.head,
@@ -168,6 +185,9 @@ def unpack_trajectory(payload: bytes) -> Trajectory:
         behavior_log_prob=None if body.behavior_log_prob is None else column("behavior_log_prob", "<f4"),
         episode_returns=body.episode_returns,
         episode_lengths=body.episode_lengths,
+        frame_stack=body.frame_stack,
+        initial_state=_unpack_state(body.initial_state, copies),
+        held_steps=_unpack_held(body.held_steps, unroll_length),
     )
 
 
@@ -212,6 +232,24 @@ def _unpack_finals(body: _Body, observations: NDArray[Any]) -> tuple[NDArray[np.
     if steps.ndim != 1 or finals.shape != expected:
         raise BadMessage(f"final_observations: expected {list(expected)}, got {list(finals.shape)}")
     return steps, finals
+
+
+def _unpack_state(column: Column | None, copies: int) -> NDArray[np.float32] | None:
+    if column is None:
+        return None
+    state = _unpack_column(column, name="initial_state", dtype="<f4")
+    if state.ndim != 2 or state.shape[0] != copies:  # noqa: PLR2004 - N and H
+        raise BadMessage(f"initial_state: expected [{copies}, H], got {list(state.shape)}")
+    return state
+
+
+def _unpack_held(column: Column | None, unroll_length: int) -> NDArray[np.int32]:
+    if column is None:
+        return np.empty(0, np.int32)
+    steps = _unpack_column(column, name="held_steps", dtype="<i4").astype(np.int32)
+    if steps.ndim != 1 or (np.diff(steps, prepend=-1, append=unroll_length) < 1).any():
+        raise BadMessage(f"held_steps: expected ascending steps below {unroll_length}")
+    return steps
 
 
 def _run_lengths(versions: NDArray[np.int64]) -> list[tuple[int, int]]:

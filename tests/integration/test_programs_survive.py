@@ -10,9 +10,10 @@ from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import BoardView
 from fleet_protocol.codec import encode
-from fleet_protocol.messages import Birth, BoxSpec, DiscreteSpec, LearnerReport, RunSpec
+from fleet_protocol.messages import Birth, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection
 from fleet_protocol.signing import seal_frame
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import FleetTopics
 
 

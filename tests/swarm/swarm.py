@@ -20,11 +20,9 @@ from fleet_protocol.codec import decode, encode
 from fleet_protocol.messages import (
     Ack,
     Birth,
-    BoxSpec,
     Command,
     CommandReply,
     Death,
-    DiscreteSpec,
     LearnerReport,
     Pause,
     RunSpec,
@@ -32,6 +30,7 @@ from fleet_protocol.messages import (
     TrajectoryMessage,
 )
 from fleet_protocol.signing import open_frame
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import FleetTopics
 from fleet_protocol.trajectory import Trajectory, pack_trajectory
 

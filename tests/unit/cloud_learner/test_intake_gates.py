@@ -9,7 +9,8 @@ from test_intake_and_state import Desk, N, hand_over
 
 from cloud_learner.board_book import BoardBook
 from fleet_protocol.codec import encode
-from fleet_protocol.messages import Birth, BoxSpec, TrajectoryMessage
+from fleet_protocol.messages import Birth, TrajectoryMessage
+from fleet_protocol.spaces import BoxSpec
 from fleet_protocol.topics import TopicAddress
 
 WaitUntil = Callable[..., None]

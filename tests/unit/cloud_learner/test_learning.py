@@ -13,7 +13,7 @@ from cloud_learner.batching import make_batch
 from cloud_learner.config import LearnerSettings
 from cloud_learner.networks import ActorCritic
 from cloud_learner.normalisation import RewardScaler, RunningMoments
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.trajectory import Trajectory
 
 CPU = torch.device("cpu")

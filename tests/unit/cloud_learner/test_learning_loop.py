@@ -29,7 +29,8 @@ from compressor import Precision, compress
 from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout
 from edge_actor.sampling import make_sampler
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, RunSpec, SpaceSpec
+from fleet_protocol.messages import RunSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 from fleet_protocol.trajectory import pack_trajectory, unpack_trajectory
 
 LENGTH = 5

@@ -11,8 +11,8 @@ from cloud_learner.checkpoints import StateFolder, VersionCounter
 from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
 from compressor import CompressionRecipe, InvalidPolicyError, Layer, PolicyGraph
 from edge_actor.policy import Policy
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
 from fleet_protocol.signing import open_frame
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 
 class Boards:

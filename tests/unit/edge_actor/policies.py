@@ -4,7 +4,7 @@ import numpy as np
 from msgspec import to_builtins
 
 from compressor import Layer, PolicyGraph, Precision, compress
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 
 
 def make_policy_file(

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from edge_actor.environments import action_spec, environment_code, make_environment, observation_spec
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 HERE = __name__
 GYMNASIUM = ["gymnasium."]

@@ -15,8 +15,9 @@ from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import BoxSpec, DiscreteSpec, FrameHeader
+from fleet_protocol.messages import FrameHeader
 from fleet_protocol.signing import FrameRefused
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 FILE = make_policy_file()
 GYMNASIUM_ONLY = ["gymnasium."]

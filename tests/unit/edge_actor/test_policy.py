@@ -19,7 +19,7 @@ from compressor import Layer, PolicyGraph, Precision, compress
 from compressor.fidelity import run_model
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 MODEL = make_policy_file(policy_version=7)
 BOX_OF_TWO = BoxSpec(shape=(2,), dtype="float32")

@@ -11,7 +11,7 @@ from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout, play_greedy_episodes
 from edge_actor.sampling import make_sampler
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import DiscreteSpec
+from fleet_protocol.spaces import DiscreteSpec
 from fleet_protocol.trajectory import pack_trajectory, unpack_trajectory
 
 

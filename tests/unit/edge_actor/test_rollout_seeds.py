@@ -10,7 +10,7 @@ from policies import make_policy_file
 from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout, play_greedy_episodes
 from edge_actor.sampling import make_sampler
-from fleet_protocol.messages import DiscreteSpec
+from fleet_protocol.spaces import DiscreteSpec
 
 
 class Dice(gymnasium.Env[np.ndarray, int]):

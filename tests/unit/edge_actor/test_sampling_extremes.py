@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_actor.sampling import CategoricalSampler, GaussianSampler
-from fleet_protocol.messages import BoxSpec, DiscreteSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 COARSEST = 40 / 127
 

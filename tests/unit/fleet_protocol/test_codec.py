@@ -14,11 +14,9 @@ from fleet_protocol.messages import (
     Ack,
     AtRest,
     Birth,
-    BoxSpec,
     Command,
     CommandReply,
     Death,
-    DiscreteSpec,
     Evaluate,
     EvaluationResult,
     LearnerReport,
@@ -31,6 +29,7 @@ from fleet_protocol.messages import (
     Telemetry,
     TrajectoryMessage,
 )
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 BIRTH = Birth(
     board_id="b",

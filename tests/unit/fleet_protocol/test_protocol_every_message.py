@@ -40,12 +40,14 @@ VALUES: dict[type[msgspec.inspect.Type], Callable[[Any], st.SearchStrategy[Any]]
     msgspec.inspect.IntType: lambda kind: st.integers(
         -(2**63) if kind.ge is None else kind.ge, 2**63 - 1 if kind.le is None else kind.le
     ),
-    msgspec.inspect.FloatType: lambda _: st.floats(allow_nan=False),
+    msgspec.inspect.FloatType: lambda kind: st.floats(kind.ge, kind.le, allow_nan=False),
     msgspec.inspect.StrType: lambda kind: st.text(
         st.characters(codec="utf-8"), min_size=kind.min_length or 0, max_size=63
     ),
     msgspec.inspect.BytesType: lambda kind: st.binary(min_size=kind.min_length or 0, max_size=kind.max_length or 64),
-    msgspec.inspect.ListType: lambda kind: st.lists(values_of(kind.item_type), max_size=3),
+    msgspec.inspect.ListType: lambda kind: st.lists(
+        values_of(kind.item_type), min_size=kind.min_length or 0, max_size=3
+    ),
     msgspec.inspect.VarTupleType: lambda kind: st.lists(values_of(kind.item_type), max_size=3).map(tuple),
     msgspec.inspect.TupleType: lambda kind: st.tuples(*map(values_of, kind.item_types)),
     msgspec.inspect.DictType: lambda kind: st.dictionaries(
