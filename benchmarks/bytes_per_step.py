@@ -3,6 +3,7 @@
 Windows come from real rollouts of CartPole-v1 with a policy file; raw float32 columns would be 26 bytes a step.
 """
 
+from contextlib import nullcontext
 from typing import Final
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy as np
 from benchmarks.cartpole_policy import ACTION, WIRE_SCALE, make_network, policy_file
 from benchmarks.report import Claim, finish, parse_arguments
 from compressor import Precision
+from edge_actor.environment_copy import EnvironmentCopy
 from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout
 from edge_actor.sampling import make_sampler
@@ -39,9 +41,12 @@ def main() -> None:
 def _row(unroll_length: int, copies: int, *, windows: int) -> dict[str, float]:
     policy = Policy(policy_file(make_network(), Precision.INT8_DYNAMIC), copies=copies)
     rollout = Rollout(
-        [gymnasium.make("CartPole-v1", disable_env_checker=True) for _ in range(copies)],
+        [
+            EnvironmentCopy(lambda: gymnasium.make("CartPole-v1", disable_env_checker=True), nullcontext())
+            for _ in range(copies)
+        ],
         unroll_length=unroll_length,
-        observation_size=4,
+        frame_stack=1,
         sampler=make_sampler(
             ACTION, unroll_length=unroll_length, copies=copies, wire_scale=WIRE_SCALE, rng=np.random.default_rng(0)
         ),

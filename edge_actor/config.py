@@ -1,8 +1,9 @@
 """What the owner of a board decides; all else comes from the learner's RunSpec."""
 
 import socket
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 
 class BoardSettings(Struct, frozen=True, kw_only=True):
@@ -24,6 +25,8 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     """Seed of the first worker; 0 = from the operating system."""
     outbox_bytes: int = 64 * 1024 * 1024
     """Bytes of unacked windows that are kept; beyond that the oldest are dropped, counted."""
+    step_timeout_s: Annotated[float, Meta(gt=0.0)] = 30.0
+    """Seconds that a reset or a step of the environment may take before its worker is ended and replaced."""
     telemetry_period_s: float = 2.0
     """Seconds between telemetry messages."""
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from edge_actor.board_health import pss_mb
+from edge_actor.board_health import BoardHealth, PowerWatch
 from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.workforce import Workforce
 from fleet_protocol.clock import utc_timestamp
-from fleet_protocol.messages import Health, LogLine, SketchState, Telemetry
+from fleet_protocol.messages import LogLine, SketchState, Telemetry
 from fleet_protocol.sketch import LatencySketch
 
 _log = logging.getLogger(__name__)
@@ -27,16 +27,27 @@ class Diary:
         boot_id: This start of the agent.
         period_s: Seconds between telemetry messages.
         send_log: Takes the lines that the fleet should see.
+        health: Reads the board's sensors; by default this machine's.
 
     Attributes:
         counters: What happened, by name.
     """
 
-    def __init__(self, board_id: str, boot_id: str, *, period_s: float, send_log: Callable[[LogLine], None]) -> None:
+    def __init__(
+        self,
+        board_id: str,
+        boot_id: str,
+        *,
+        period_s: float,
+        send_log: Callable[[LogLine], None],
+        health: BoardHealth | None = None,
+    ) -> None:
         self._board_id = board_id
         self._boot_id = boot_id
         self._period_s = period_s
         self._send_log = send_log
+        self._health = health or BoardHealth()
+        self._power_watch = PowerWatch()
         self._started_at = time.monotonic()
         self._due_at = 0.0
         self._sketches: dict[str, LatencySketch] = {}
@@ -73,6 +84,9 @@ class Diary:
         """The next telemetry message."""
         now = time.monotonic()
         self._due_at = now + self._period_s
+        health = self._health.read(pids=workforce.pids(), outbox_bytes=outbox.bytes)
+        for name, sentence in self._power_watch.news(health.throttled):
+            self.count(f"board_{name}", sentence)
         return Telemetry(
             board_id=self._board_id,
             boot_id=self._boot_id,
@@ -83,5 +97,5 @@ class Diary:
             runs=outbox.counters(),
             sketches={name: sketch.to_state() for name, sketch in self._sketches.items()},
             counters={**self.counters, **workforce.counters},
-            health=Health(pss_mb=pss_mb(workforce.pids()), outbox_bytes=outbox.bytes),
+            health=health,
         )

@@ -1,4 +1,4 @@
-"""Make the run's environment, if the board allows its code, and say what its spaces are."""
+"""Make the run's environment, if the board allows its code."""
 
 # Gymnasium leaves its spaces' dtypes untyped; what is read of them here is converted at once.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
@@ -7,11 +7,8 @@ import importlib
 from typing import Any
 
 import gymnasium
-import numpy as np
-from gymnasium import spaces
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
 
 Environment = gymnasium.Env[Any, Any]
 
@@ -44,55 +41,6 @@ def make_environment(env_id: str, env_kwargs: dict[str, Any], *, allowed: list[s
         raise ProgramError(
             ExitCode.ENVIRONMENT_FAILED, f"environment {env_id} could not be made: {type(error).__name__}: {error}"
         ) from error
-
-
-class environment_code:  # noqa: N801 - reads as a word of the language: `with environment_code():`
-    """Whatever the environment raises inside becomes a ProgramError: it is somebody else's code.
-
-    A class and not a generator, because a worker enters it at every step.
-    """
-
-    __slots__ = ()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ProgramError):
-            sentence = f"the environment failed: {type(error).__name__}: {error}"[:2000]
-            raise ProgramError(ExitCode.ENVIRONMENT_FAILED, sentence) from error
-
-
-def observation_spec(space: spaces.Space[Any]) -> BoxSpec:
-    """Describe an observation space as it will travel (vectors, as float32).
-
-    Raises:
-        ProgramError: Policies cannot read such observations yet.
-    """
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return BoxSpec(shape=space.shape, dtype="float32")
-    raise ProgramError(
-        ExitCode.SPACE_UNSUPPORTED,
-        f"observation space {space}: expected a Box of one dimension with floats; wrap or flatten it",
-    )
-
-
-def action_spec(space: spaces.Space[Any]) -> SpaceSpec:
-    """Describe an action space.
-
-    Raises:
-        ProgramError: Policies cannot act in such a space yet.
-    """
-    if isinstance(space, spaces.Discrete) and space.n > 1:
-        return DiscreteSpec(n=int(space.n), start=int(space.start))
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        bounds = np.asarray([space.low, space.high], np.float64)
-        bounded = bool(np.isfinite(bounds).all())
-        low, high = (bounds[0].tolist(), bounds[1].tolist()) if bounded else ([], [])
-        return BoxSpec(shape=space.shape, dtype=str(space.dtype), low=low, high=high)
-    raise ProgramError(
-        ExitCode.SPACE_UNSUPPORTED,
-        f"action space {space}: expected Discrete with at least two actions, or a Box of one dimension with floats",
-    )
 
 
 def _require_allowed(module: str, env_id: str, allowed: list[str]) -> None:

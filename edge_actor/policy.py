@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Count
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.messages import Count, RunSpec
+from fleet_protocol.spaces import BoxSpec, SpaceSpec, branches, head_size, stacked_shape
 
 _RUNTIMES: Final = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
+_AXES: Final = {"float32": 1, "uint8": 3}
 _HEAD_OUTPUTS: Final = {"categorical": ("logits",), "gaussian": ("mean", "log_std")}
 
 
@@ -28,6 +29,8 @@ class PolicyMetadata(Struct, frozen=True, kw_only=True):
     action: SpaceSpec
     recipe: str = ""
     wire_scale: Annotated[float, Meta(gt=0.0, le=1e6)] = 4 / 127
+    frame_stack: Annotated[int, Meta(ge=1, le=16)] = 1
+    state_size: Annotated[int, Meta(ge=0, le=65_536)] = 0
 
 
 def interpreter_class() -> tuple[Any, str]:
@@ -47,7 +50,7 @@ def interpreter_class() -> tuple[Any, str]:
 
 
 class Policy:
-    """A loaded policy. Write `observation`, call `infer`, read `outputs` before the next call overwrites them.
+    """A loaded policy. Call `observe`, `infer`, and read `outputs` before the next call overwrites them.
 
     Input and output tensors are views of the interpreter's own memory: 1.3 us a call instead of 2.6. numpy does not
     know who owns that memory, so the interpreter lives exactly as long as this object.
@@ -58,8 +61,10 @@ class Policy:
 
     Attributes:
         metadata: What the file says of itself.
-        observation: float32 `[N, D]`, to be written.
+        observation: `[N, ...]`, float32 or (images) uint8 or int8, to be written.
         outputs: The head's tensors in order, float32 `[N, A]` each: (logits,) or (mean, log_std).
+        state_in: float32 `[N, H]`, to be written; None without a memory.
+        state_out: float32 `[N, H]`: what to write there at the next step.
         infer: Runs the network.
 
     Raises:
@@ -67,7 +72,7 @@ class Policy:
         ProgramError: No TFLite runtime is installed.
     """
 
-    __slots__ = ("_interpreter", "_model", "infer", "metadata", "observation", "outputs")
+    __slots__ = ("_interpreter", "_model", "infer", "metadata", "observation", "outputs", "state_in", "state_out")
 
     def __init__(self, model: bytes, *, copies: int) -> None:
         try:
@@ -78,23 +83,33 @@ class Policy:
         self._model = model  # the interpreter reads weights from these very bytes
         try:
             self._interpreter = make_interpreter(model_content=model, num_threads=1)
-            details = {d["name"]: d for d in self._interpreter.get_input_details()}
-            shape = (copies, *self.metadata.observation.shape)
-            self._interpreter.resize_tensor_input(details["observation"]["index"], shape)
-            self._interpreter.allocate_tensors()
+            self._fit_batch(copies)
         except (ValueError, RuntimeError, KeyError) as error:
             raise BadPolicyFile(f"the runtime refuses the file: {error}") from error
-        tensors = {
-            d["name"]: d["index"]
-            for d in (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
-        }
-        missing = [name for name in _HEAD_OUTPUTS[self.metadata.head] if name not in tensors]
-        if missing:
-            raise BadPolicyFile(f"a {self.metadata.head} policy needs the output {missing[0]!r}")
+        details = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
+        tensors = {d["name"]: d["index"] for d in details}
+        memory = ("state_in", "state_out") if self.metadata.state_size else ()
+        for name in (*_HEAD_OUTPUTS[self.metadata.head], *memory):
+            if name not in tensors:
+                raise BadPolicyFile(f"the policy has no tensor {name!r}, as its metadata says")
         self.observation = self._view(tensors["observation"])
         self.outputs = tuple(self._view(tensors[name]) for name in _HEAD_OUTPUTS[self.metadata.head])
+        self.state_in, self.state_out = (self._view(tensors[name]) for name in memory) if memory else (None, None)
         self.infer = self._interpreter.invoke
         self._require_shapes(copies)
+
+    @property
+    def state_size(self) -> int:
+        """H, or 0 without a memory."""
+        return self.metadata.state_size
+
+    def observe(self, observations: NDArray[Any]) -> None:
+        """Write what the policy is to see, `[N, ...]`, with its frames stacked."""
+        if self.observation.dtype == np.int8:
+            # An int8 image is the same bytes with the highest bit turned: 0 to 255 becomes -128 to 127.
+            np.bitwise_xor(observations, 0x80, out=self.observation.view(np.uint8))
+        else:
+            self.observation[...] = observations
 
     def warm_up(self) -> None:
         """Run once on zeros.
@@ -103,29 +118,67 @@ class Policy:
             BadPolicyFile: It cannot be run, or an output is not finite.
         """
         self.observation[...] = 0
+        if self.state_in is not None:
+            self.state_in[...] = 0
         try:
             self.infer()
         except (ValueError, RuntimeError) as error:
             raise BadPolicyFile(f"the runtime cannot run the file: {error}") from error
-        if not all(np.isfinite(output).all() for output in self.outputs):
+        written = self.outputs if self.state_out is None else (*self.outputs, self.state_out)
+        if not all(np.isfinite(output).all() for output in written):
             raise BadPolicyFile("the policy's outputs are not finite on an observation of zeros")
+
+    def require_made_for(self, run: RunSpec, observation: BoxSpec, action: SpaceSpec) -> None:
+        """Refuse to act where this policy was not made for.
+
+        Raises:
+            BadPolicyFile: It stacks another number of frames than the run.
+            ProgramError: It is made for other spaces than this board has.
+        """
+        metadata = self.metadata
+        if metadata.frame_stack != run.frame_stack:
+            raise BadPolicyFile(f"the policy stacks {metadata.frame_stack} frames, and the run {run.frame_stack}")
+        if (metadata.observation, metadata.action) != (observation, action):
+            raise ProgramError(
+                ExitCode.SPACES_DIFFER,
+                f"the run's policies are made for {metadata.observation} and {metadata.action}, and this board's "
+                f"{run.env_id} has {observation} and {action}; "
+                "install the same environment, in the same version, on all boards",
+            )
+
+    def _fit_batch(self, copies: int) -> None:
+        metadata = self.metadata
+        inputs = {d["name"]: d["index"] for d in self._interpreter.get_input_details()}
+        shape = (copies, *stacked_shape(metadata.observation, metadata.frame_stack))
+        self._interpreter.resize_tensor_input(inputs["observation"], shape)
+        if metadata.state_size:
+            self._interpreter.resize_tensor_input(inputs["state_in"], (copies, metadata.state_size))
+        self._interpreter.allocate_tensors()
 
     def _require_shapes(self, copies: int) -> None:
         """Check the tensors against the metadata: a sampler relies on both."""
-        action = self.metadata.action
-        is_discrete = isinstance(action, DiscreteSpec)
-        if is_discrete != (self.metadata.head == "categorical"):
-            raise BadPolicyFile(f"a {self.metadata.head} head cannot act in {action}")
-        size = action.n if isinstance(action, DiscreteSpec) else action.shape[0]
-        expected = [(copies, *self.metadata.observation.shape[:1])] + [(copies, size)] * len(self.outputs)
-        actual = [tensor.shape for tensor in (self.observation, *self.outputs)]
+        metadata = self.metadata
+        if (metadata.head == "categorical") != bool(branches(metadata.action)):
+            raise BadPolicyFile(f"a {metadata.head} head cannot act in {metadata.action}")
+        states = [] if self.state_in is None else [self.state_in, self.state_out]
+        axes = _AXES.get(metadata.observation.dtype)
+        if len(metadata.observation.shape) != axes:
+            raise BadPolicyFile(f"expected a float32 vector or a uint8 image to observe, got {metadata.observation}")
+        expected = [(copies, *stacked_shape(metadata.observation, metadata.frame_stack))]
+        expected += [(copies, head_size(metadata.action))] * len(self.outputs)
+        expected += [(copies, metadata.state_size)] * len(states)
+        tensors = [self.observation, *self.outputs, *states]
+        actual = [tensor.shape for tensor in tensors if tensor is not None]
         if actual != expected:
-            raise BadPolicyFile(f"expected tensors {expected} for {action}, got {actual}")
+            raise BadPolicyFile(f"expected tensors {expected} for {metadata.action}, got {actual}")
+        kinds = ("float32",) if metadata.observation.dtype == "float32" else ("uint8", "int8")
+        if self.observation.dtype.name not in kinds:
+            raise BadPolicyFile(f"expected an observation of {' or '.join(kinds)}, got {self.observation.dtype}")
+        if any(tensor.dtype != np.float32 for tensor in tensors[1:] if tensor is not None):
+            raise BadPolicyFile("expected float32 outputs and states")
 
-    def _view(self, index: int) -> NDArray[np.float32]:
+    def _view(self, index: int) -> NDArray[Any]:
         tensor: NDArray[Any] = self._interpreter.tensor(index)()
-        if tensor.dtype != np.float32:
-            raise BadPolicyFile(f"expected float32 inputs and outputs, got {tensor.dtype}")
         address: int = tensor.__array_interface__["data"][0]
         memory = (ctypes.c_char * tensor.nbytes).from_address(address)
-        return np.frombuffer(memoryview(memory), np.float32).reshape(tensor.shape)
+        return np.frombuffer(memoryview(memory), tensor.dtype).reshape(tensor.shape)

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, MultiDiscreteSpec, SpaceSpec, branches, head_size
 from fleet_protocol.trajectory import Head
 
 _GRID_LIMIT: Final = 127
@@ -30,7 +31,7 @@ class Sampler(Protocol):
 
     Attributes:
         head: What kind of distribution acts.
-        actions: `[T, N]` or `[T, N, A]`: the actions drawn, as they travel.
+        actions: `[T, N]`, `[T, N, K]` or `[T, N, A]`: the actions drawn, as they travel.
         behavior_params: The wire-grid parameters, as `Trajectory` has them.
         behavior_log_prob: float32 `[T, N]`, or None where it follows from the parameters.
         wire_scale: Size of the grid's unit in this window.
@@ -59,28 +60,33 @@ def make_sampler(
     space: SpaceSpec, *, unroll_length: int, copies: int, wire_scale: float, rng: np.random.Generator
 ) -> Sampler:
     """The sampler that suits an action space."""
-    if isinstance(space, DiscreteSpec):
-        return CategoricalSampler(space, unroll_length=unroll_length, copies=copies, wire_scale=wire_scale, rng=rng)
-    return GaussianSampler(space, unroll_length=unroll_length, copies=copies, rng=rng)
+    if isinstance(space, BoxSpec):
+        return GaussianSampler(space, unroll_length=unroll_length, copies=copies, rng=rng)
+    return CategoricalSampler(space, unroll_length=unroll_length, copies=copies, wire_scale=wire_scale, rng=rng)
 
 
 class CategoricalSampler:
-    """Logits relative to the first one, as int8 multiples of a scale that holds for a whole window."""
+    """Logits of each branch relative to its first one, as int8 multiples of a scale that holds for a whole window."""
 
     head: Head = "categorical"
 
     def __init__(
-        self, space: DiscreteSpec, *, unroll_length: int, copies: int, wire_scale: float, rng: np.random.Generator
+        self, space: SpaceSpec, *, unroll_length: int, copies: int, wire_scale: float, rng: np.random.Generator
     ) -> None:
+        sizes = branches(space)
+        ends = np.cumsum(sizes).tolist()
+        shape = (unroll_length, copies) if isinstance(space, DiscreteSpec) else (unroll_length, copies, len(sizes))
         self._rng = rng
-        self._start = space.start
+        self._branches = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self._is_single = isinstance(space, DiscreteSpec)
+        self._start = _starts(space)
         self.wire_scale = float(np.clip(wire_scale, *_SCALE_RANGE))
-        self.actions = np.zeros((unroll_length, copies), np.uint8 if space.n <= 256 else np.int32)  # noqa: PLR2004
-        self.behavior_params = np.zeros((unroll_length, copies, space.n - 1), np.int8)
+        self.actions = np.zeros(shape, np.uint8 if max(sizes) <= 256 else np.int32)  # noqa: PLR2004
+        self.behavior_params = np.zeros((unroll_length, copies, sum(sizes) - len(sizes)), np.int8)
         self.behavior_log_prob: NDArray[np.float32] | None = None
         self._largest = 0.0
-        plain = copies * space.n <= _PLAIN_PYTHON_UP_TO
-        self._draw: Callable[[Outputs, int], list[int]] = self._draw_plainly if plain else self._draw_vectorised
+        plain = copies * sum(sizes) <= _PLAIN_PYTHON_UP_TO
+        self._draw: Callable[[Outputs, int], None] = self._draw_plainly if plain else self._draw_vectorised
         self._weights: list[float] = []
         self._uniforms: NDArray[np.float64] = np.empty(0)
         # The same memory and numbers for plain Python: an item of a memoryview costs a tenth of a numpy row.
@@ -93,30 +99,39 @@ class CategoricalSampler:
         if self._largest:
             self.wire_scale = float(np.clip(_HEADROOM * self._largest / _GRID_LIMIT, *_SCALE_RANGE))
         self._largest = 0.0
-        self._uniforms = self._rng.random(self.actions.shape)
+        self._uniforms = self._rng.random((*self.actions.shape[:2], len(self._branches)))
         self._plain_uniforms = self._uniforms.ravel().tolist()
         grid = np.arange(-_GRID_LIMIT, _GRID_LIMIT + 1)
         self._weights = np.exp(grid * self.wire_scale).tolist()
 
-    def sample(self, outputs: Outputs, step: int) -> list[int]:
-        """Draw one action for each copy from softmax(rounded logits)."""
-        actions = self._draw(outputs, step)
-        return [action + self._start for action in actions] if self._start else actions
+    def sample(self, outputs: Outputs, step: int) -> list[Any]:
+        """Draw an action of each branch for each copy from softmax(rounded logits)."""
+        self._draw(outputs, step)
+        return self._for_environment(self.actions[step])
 
-    def greedy(self, outputs: Outputs) -> list[int]:
-        """The action with the largest logit."""
-        return (outputs[0].argmax(axis=-1) + self._start).tolist()
+    def greedy(self, outputs: Outputs) -> list[Any]:
+        """The actions with the largest logits."""
+        best = np.stack([outputs[0][:, branch].argmax(axis=-1) for branch in self._branches], axis=-1)
+        return self._for_environment(best[:, 0] if self._is_single else best)
 
-    def _draw_plainly(self, outputs: Outputs, step: int) -> list[int]:
+    def _for_environment(self, actions: NDArray[Any]) -> list[Any]:
+        if self._is_single:
+            plain: list[int] = actions.tolist()
+            return [action + self._start[0] for action in plain] if self._start[0] else plain
+        return list(actions + np.asarray(self._start, np.int64))
+
+    def _draw_plainly(self, outputs: Outputs, step: int) -> None:
         rows: list[list[float]] = outputs[0].tolist()
-        actions: list[int] = []
-        for copy, row in enumerate(rows, step * len(rows)):
-            action, grid = self.draw_one(row, self._plain_uniforms[copy])
-            actions.append(action)
-            self._flat_actions[copy] = action
-            for place, level in enumerate(grid, copy * len(grid)):
-                self._flat_params[place] = level
-        return actions
+        width = self.behavior_params.shape[2]
+        place, at = step * len(rows) * width, step * len(rows) * len(self._branches)
+        for row in rows:
+            for branch in self._branches:
+                action, grid = self.draw_one(row[branch], self._plain_uniforms[at])
+                self._flat_actions[at] = action
+                at += 1
+                for level in grid:
+                    self._flat_params[place] = level
+                    place += 1
 
     def draw_one(self, logits: list[float], uniform: float) -> tuple[int, list[int]]:
         """Round one row of logits to the grid and draw from it, in plain Python.
@@ -151,19 +166,44 @@ class CategoricalSampler:
             action += 1
         return action, grid
 
-    def _draw_vectorised(self, outputs: Outputs, step: int) -> list[int]:
-        logits = outputs[0].astype(np.float64)
-        shifts = logits[:, 1:] - logits[:, :1]
-        self._largest = max(self._largest, float(np.abs(shifts).max()))
-        grid = np.rint(shifts / self.wire_scale).clip(-_GRID_LIMIT, _GRID_LIMIT)
-        self.behavior_params[step] = grid
-        cumulative = np.ones(logits.shape)
-        np.exp(grid * self.wire_scale, out=cumulative[:, 1:])
-        cumulative = cumulative.cumsum(axis=-1)
-        thresholds = self._uniforms[step] * cumulative[:, -1]
-        actions = (cumulative[:, :-1] <= thresholds[:, None]).sum(axis=-1)
-        self.actions[step] = actions
-        return actions.tolist()
+    def _draw_vectorised(self, outputs: Outputs, step: int) -> None:
+        actions = self.actions[step].reshape(-1, len(self._branches))
+        for index, branch in enumerate(self._branches):
+            logits = outputs[0][:, branch].astype(np.float64)
+            shifts = logits[:, 1:] - logits[:, :1]
+            self._largest = max(self._largest, float(np.abs(shifts).max()))
+            grid = np.rint(shifts / self.wire_scale).clip(-_GRID_LIMIT, _GRID_LIMIT)
+            # Each branch sends one number less than it has logits.
+            self.behavior_params[step, :, branch.start - index : branch.stop - index - 1] = grid
+            cumulative = np.ones(logits.shape)
+            np.exp(grid * self.wire_scale, out=cumulative[:, 1:])
+            cumulative = cumulative.cumsum(axis=-1)
+            thresholds = self._uniforms[step, :, index] * cumulative[:, -1]
+            actions[:, index] = (cumulative[:, :-1] <= thresholds[:, None]).sum(axis=-1)
+
+
+def as_action(flat: list[float], space: SpaceSpec) -> Any:  # noqa: ANN401 - an action of any space
+    """A fixed action, as an environment takes it from a sampler: one number, or a flat array.
+
+    Raises:
+        ProgramError: It has another size than the space.
+    """
+    size = head_size(space) if isinstance(space, BoxSpec) else len(branches(space))
+    if len(flat) != size:
+        raise ProgramError(ExitCode.CONFIG, f"safe_action has {len(flat)} numbers, and an action of the run {size}")
+    if isinstance(space, DiscreteSpec):
+        return int(flat[0])
+    return np.asarray(flat, space.dtype if isinstance(space, BoxSpec) else np.int64)
+
+
+def _starts(space: SpaceSpec) -> list[int]:
+    match space:
+        case DiscreteSpec():
+            return [space.start]
+        case MultiDiscreteSpec() if space.start:
+            return space.start
+        case _:
+            return [0] * len(branches(space))
 
 
 class GaussianSampler:
@@ -172,7 +212,7 @@ class GaussianSampler:
     head: Head = "gaussian"
 
     def __init__(self, space: BoxSpec, *, unroll_length: int, copies: int, rng: np.random.Generator) -> None:
-        size = space.shape[0]
+        size = head_size(space)
         self._rng = rng
         self._dtype = np.dtype(space.dtype)
         self._low = np.asarray(space.low or -np.inf, self._dtype)

@@ -62,6 +62,8 @@ class WindowDone(Message, frozen=True, kw_only=True, tag="window"):
     body: bytes
     env_steps: int
     sketches: dict[str, SketchState]
+    counters: dict[str, int] = {}
+    warnings: list[str] = []
 
 
 class PolicyAnswer(Message, frozen=True, kw_only=True, tag="policy"):

@@ -5,6 +5,7 @@ import sys
 from multiprocessing.connection import Pipe
 from typing import Final
 
+from edge_actor.step_clock import StepClock
 from edge_actor.worker_messages import Credit, FromWorker, StartRun, ToWorker
 from fleet_protocol.codec import decode, encode
 
@@ -33,10 +34,11 @@ class WorkerProcess:
         self.is_halted = False
         self.policy_version = 0
         self._granted = 0
+        self._clock = StepClock.make()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_actor.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "edge_actor.worker", str(theirs.fileno()), str(self._clock.fd)],
+                pass_fds=[theirs.fileno(), self._clock.fd],
                 stdin=subprocess.DEVNULL,
             )
         self.send(start)
@@ -71,11 +73,17 @@ class WorkerProcess:
             self._granted = windows
             self.send(Credit(windows=windows))
 
-    def end(self) -> int:
-        """End the process and return its exit status."""
+    def busy_s(self) -> float:
+        """For how many seconds its environment has not returned."""
+        return self._clock.busy_s()
+
+    def end(self, *, wait_s: float = _END_WAIT_S) -> int:
+        """End the process and return its exit status; it may close its environment meanwhile."""
         self.pipe.close()
         try:
-            return self._process.wait(_END_WAIT_S)
+            return self._process.wait(wait_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+        finally:
+            self._clock.close()

@@ -89,7 +89,8 @@ class Workforce:
         self.problem = None
         self._failures.clear()
         self._restart_at.clear()
-        self.copies = self._settings.copies or run.copies
+        # A clock is kept for one environment; a second copy could only make it late.
+        self.copies = 1 if run.control_hz else self._settings.copies or run.copies
         for index in range(self._settings.workers):
             self._start_worker(index)
 
@@ -113,7 +114,10 @@ class Workforce:
                 while worker.pipe.poll():
                     self._take(worker, worker.receive())
             except EOFError:
-                self._bury(worker)
+                self._bury(worker, worker.end())
+                continue
+            if worker.busy_s() > self._settings.step_timeout_s:
+                self._end_hanging(worker)
         for index in [i for i, due in self._restart_at.items() if due <= time.monotonic()]:
             del self._restart_at[index]
             self._start_worker(index)
@@ -186,6 +190,9 @@ class Workforce:
             case WindowDone():
                 self._failures[worker.index] = 0
                 self._prove(worker)
+                self.counters.update(message.counters)
+                for sentence in message.warnings:
+                    self._warn(sentence)
                 self._take_window(worker.serial, message)
             case PolicyAnswer():
                 self._take_answer(worker, message)
@@ -215,8 +222,16 @@ class Workforce:
             self.counters["policies_refused"] += 1
             self._shelf.quarantine(policy)
 
-    def _bury(self, worker: WorkerProcess) -> None:
-        status = worker.end()
+    def _end_hanging(self, worker: WorkerProcess) -> None:
+        self.counters["environment_hangs"] += 1
+        self._unproved.pop(worker.index, None)  # the environment hangs, and the policy is no suspect
+        self._warn(
+            f"the environment of worker {worker.index} has not returned for {self._settings.step_timeout_s:g} s "
+            "(step_timeout_s)"
+        )
+        self._bury(worker, worker.end(wait_s=0.0))
+
+    def _bury(self, worker: WorkerProcess, status: int) -> None:
         del self._workers[worker.index]
         suspect = self._unproved.pop(worker.index, None)
         if self.problem is not None and self.problem.code in _NOT_WORTH_RETRYING:

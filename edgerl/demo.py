@@ -16,13 +16,18 @@ from typing import Any, Final, Literal
 from rich.console import Console
 from rich.live import Live
 
+from cloud_learner.config import LearnerSettings
+from edge_actor.config import BoardSettings
 from edgerl.broker import start_broker
 from edgerl.demo_view import final_table, live_view
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import FleetView
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.settings import load_settings
 
 _FLEET: Final = "demo"
+_CARTPOLE_TARGET: Final = 475.0
+_TIME_LIMIT_S: Final = 300.0
 _POLL_S: Final = 0.1
 _END_WAIT_S: Final = 1.0
 _INTERRUPT_WAIT_S: Final = 2.0
@@ -33,16 +38,61 @@ _FAILED_WORK: Final = frozenset({ExitCode.ENVIRONMENT_FAILED})
 class DemoPlan:
     """What `edgerl demo` was asked for."""
 
-    env_id: str
-    target_return: float | None
-    time_limit_s: float
+    learner: LearnerSettings
+    learner_flags: dict[str, str]
     boards: int
-    copies: int
     report: Path
     broker_kind: Literal["auto", "mosquitto", "amqtt"]
     database: Path | None
     seed: int
+    allowed_environments: list[str]
     config: Path | None
+
+
+def plan_demo(
+    flags: dict[str, Any],
+    *,
+    boards: int,
+    report: Path,
+    broker_kind: Literal["auto", "mosquitto", "amqtt"],
+    database: Path | None,
+    seed: int,
+    allowed_environments: list[str],
+    config: Path | None,
+) -> DemoPlan:
+    """Fill in what was not asked for: from the file, else what suits a demo.
+
+    Args:
+        flags: Learner settings from the command line; None for those not given.
+        boards: Agents to start.
+        report: Where the report goes.
+        broker_kind: Which broker to start.
+        database: Where the monitor's history goes; None for a temporary one.
+        seed: Of networks and boards.
+        allowed_environments: Modules whose environments boards may run, beside Gymnasium's.
+        config: The settings file.
+
+    Raises:
+        ProgramError: The settings do not hold.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = load_settings(LearnerSettings, "learner", file=config, flags=given)
+    if settings.env_id == LearnerSettings().env_id and settings.target_return is None:
+        given["target_return"] = _CARTPOLE_TARGET
+    if not settings.time_limit_s:
+        given["time_limit_s"] = _TIME_LIMIT_S
+    allowed = load_settings(BoardSettings, "board", file=config).allowed_environments
+    return DemoPlan(
+        learner=load_settings(LearnerSettings, "learner", file=config, flags=given),
+        learner_flags={name: str(value) for name, value in given.items()},
+        boards=boards,
+        report=report,
+        broker_kind=broker_kind,
+        database=database,
+        seed=seed,
+        allowed_environments=[*allowed, *allowed_environments],
+        config=config,
+    )
 
 
 def run_demo(plan: DemoPlan, console: Console) -> int:
@@ -57,10 +107,11 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgerl-demo-")))
         _require_writable(plan.report)
         broker = stack.enter_context(start_broker(None, kind=plan.broker_kind))
+        target = plan.learner.target_return
         console.print(
-            f"[bold]EdgeRL demo[/bold]: {plan.boards} boards learn {plan.env_id} over {broker.kind} {broker.version} "
-            f"at {broker.address}"
-            + ("" if plan.target_return is None else f", to a mean return of {plan.target_return:g} over 100 episodes")
+            f"[bold]EdgeRL demo[/bold]: {plan.boards} boards learn {plan.learner.env_id} over {broker.kind} "
+            f"{broker.version} at {broker.address}"
+            + ("" if target is None else f", to a mean return of {target:g} over 100 episodes")
         )
         collector = stack.enter_context(
             Collector(broker.address, fleet=_FLEET, history_path=plan.database or folder / "fleet.db")
@@ -113,11 +164,10 @@ def _conclude(plan: DemoPlan, kind: str, version: str, console: Console) -> None
 
 
 def _learner_command(plan: DemoPlan, broker: str, folder: Path) -> list[str]:
-    target = [] if plan.target_return is None else ["--target-return", str(plan.target_return)]
     config = ["--config", str(plan.config)] if plan.config else []
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in plan.learner_flags.items()]
     return [
-        *("-m", "cloud_learner", "--broker", broker, "--fleet", _FLEET, "--env-id", plan.env_id, *target, *config),
-        *("--time-limit-s", str(plan.time_limit_s), "--copies", str(plan.copies), "--seed", str(plan.seed)),
+        *("-m", "cloud_learner", "--broker", broker, "--fleet", _FLEET, "--seed", str(plan.seed), *flags, *config),
         *("--state", str(folder / "state"), "--report", str(plan.report)),
     ]
 
@@ -125,8 +175,9 @@ def _learner_command(plan: DemoPlan, broker: str, folder: Path) -> list[str]:
 def _board_command(plan: DemoPlan, broker: str, name: str, index: int) -> list[str]:
     seed = ["--seed", str(plan.seed * 1000 + index)] if plan.seed else []
     config = ["--config", str(plan.config)] if plan.config else []
+    allowed = [flag for module in plan.allowed_environments for flag in ("--allow-env", module)]
     return [
-        *("-m", "edge_actor", "--broker", broker, "--fleet", _FLEET, "--board", name, *seed, *config),
+        *("-m", "edge_actor", "--broker", broker, "--fleet", _FLEET, "--board", name, *seed, *config, *allowed),
         *("--telemetry-period-s", "1"),
     ]
 

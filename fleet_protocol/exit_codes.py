@@ -22,7 +22,6 @@ class ExitCode(IntEnum):
     DEPENDENCY_MISSING = 13
     STATE_UNUSABLE = 14
     ENVIRONMENT_FAILED = 15
-    BOARD_ID_TAKEN = 16
     PROCESS_DIED = 17
     INTERRUPTED = 130
 
@@ -44,7 +43,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.ENVIRONMENT_REFUSED: "The board's own configuration does not allow this environment's code. Add its "
     "module to `allowed_environments` on the board (--allow-env).",
     ExitCode.SPACE_UNSUPPORTED: "The environment's observation or action space is of a kind that policies cannot be "
-    "made for yet. Flatten or wrap it: vector Box observations, Discrete or Box actions.",
+    "made for. Flatten or wrap it: vectors, images and Dicts of vectors to observe; Discrete, MultiDiscrete, "
+    "MultiBinary or Box to act.",
     ExitCode.SPACES_DIFFER: "A board's spaces differ from those that the run began with. All boards of a run need the "
     "same environment, in the same version.",
     ExitCode.PROTOCOL_MISMATCH: "Learner and board speak different protocol versions. Install the same EdgeRL on both.",
@@ -52,7 +52,6 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.STATE_UNUSABLE: "The state folder cannot be read or written, or holds something else. Choose another "
     "with --state, or repair it.",
     ExitCode.ENVIRONMENT_FAILED: "The environment raised an error when it was made or stepped. The message is its own.",
-    ExitCode.BOARD_ID_TAKEN: "Another live agent uses this board id. Give each board an id of its own with --board.",
     ExitCode.PROCESS_DIED: "A process that the command needs has died. Its last lines say why.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }

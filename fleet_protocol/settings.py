@@ -87,11 +87,20 @@ def _from_environment(environ: Mapping[str, str], table: str, fields: set[str]) 
     prefix = f"EDGERL_{table.upper()}_"
     values: dict[str, Any] = {}
     for name, text in environ.items():
+        _check_not_misspelt(name)
         if name.startswith(prefix):
             field = name.removeprefix(prefix).lower()
             _check_known(field, fields, where="environment variable", shown=name)
             values[field] = _parsed(text)
     return values
+
+
+def _check_not_misspelt(variable: str) -> None:
+    """Other programs may have EDGERL_ variables of their own, but one that almost names a table means that table."""
+    first, _, rest = variable.partition("_")
+    word = rest.partition("_")[0].lower()
+    if first == "EDGERL" and word not in _TABLES and difflib.get_close_matches(word, _TABLES, n=1, cutoff=0.75):
+        _check_known(word, set(_TABLES), where="the table of environment variable", shown=variable)
 
 
 def _parsed(text: str) -> object:

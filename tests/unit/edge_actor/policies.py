@@ -4,7 +4,7 @@ import numpy as np
 from msgspec import to_builtins
 
 from compressor import Layer, PolicyGraph, Precision, compress
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec, branches, head_size
 
 
 def make_policy_file(
@@ -14,6 +14,7 @@ def make_policy_file(
     policy_version: int = 1,
     seed: int = 0,
     wire_scale: float = 0.05,
+    frame_stack: int = 1,
 ) -> bytes:
     """A random policy: logits for a discrete space, mean and log_std for a box."""
     action = action or DiscreteSpec(n=3)
@@ -23,19 +24,20 @@ def make_policy_file(
         weight = rng.standard_normal((outputs, inputs), np.float32)
         return Layer(weight, rng.standard_normal(outputs, np.float32), activation)  # pyright: ignore[reportArgumentType]
 
-    if isinstance(action, DiscreteSpec):
-        heads = {"logits": layer(8, action.n)}
+    size = head_size(action)
+    if branches(action):
+        heads = {"logits": layer(8, size)}
     else:
-        size = action.shape[0]
         log_std = Layer(np.zeros((size, 8), np.float32), np.full(size, -1, np.float32))
         heads = {"mean": layer(8, size), "log_std": log_std}
     metadata: dict[str, object] = {
         "run_id": "r",
         "policy_version": policy_version,
-        "head": "categorical" if isinstance(action, DiscreteSpec) else "gaussian",
+        "head": "categorical" if branches(action) else "gaussian",
         "observation": to_builtins(BoxSpec(shape=(observation_size,), dtype="float32")),
         "action": to_builtins(action),
         "wire_scale": wire_scale,
+        "frame_stack": frame_stack,
     }
-    graph = PolicyGraph(torso=(layer(observation_size, 8, "tanh"),), heads=heads)
+    graph = PolicyGraph(torso=(layer(observation_size * frame_stack, 8, "tanh"),), heads=heads)
     return compress(graph, precision=Precision.INT8_DYNAMIC, metadata=metadata).model

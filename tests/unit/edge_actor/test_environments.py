@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from edge_actor.environments import action_spec, environment_code, make_environment, observation_spec
+from edge_actor.environments import make_environment
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 HERE = __name__
 GYMNASIUM = ["gymnasium."]
@@ -112,59 +111,3 @@ def test_what_a_constructor_raises_is_told(failure: str, exit_code: ExitCode):
 @pytest.mark.parametrize("kwargs", [{"unknown": 1}, {"disable_env_checker": False}, {"id": "CartPole-v1"}], ids=str)
 def test_arguments_that_nobody_takes_are_told(kwargs: dict[str, Any]):
     assert refusal_of("edgerl-test/Plain-v0", allowed=[HERE], **kwargs).exit_code == ExitCode.ENVIRONMENT_FAILED
-
-
-def test_a_failure_inside_environment_code_is_the_environments():
-    with pytest.raises(ProgramError, match="ZeroDivisionError") as failed, environment_code():
-        _ = 1 / 0
-    assert failed.value.exit_code == ExitCode.ENVIRONMENT_FAILED
-    with pytest.raises(KeyboardInterrupt), environment_code():
-        raise KeyboardInterrupt
-
-
-def box(*shape: int, dtype: Any = np.float32, low: float = -1, high: float = 1) -> spaces.Box:
-    return spaces.Box(low, high, shape, dtype)
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Dict({"camera": box(2)}),
-        box(84, 84, 3),
-        box(2, dtype=np.uint8, low=0, high=255),
-        spaces.MultiDiscrete([2, 3]),
-        spaces.Discrete(3),
-        spaces.Tuple([box(2)]),
-        box(),
-    ],
-    ids=str,
-)
-def test_an_observation_that_policies_cannot_read_is_refused(space: spaces.Space[Any]):
-    with pytest.raises(ProgramError) as refusal:
-        observation_spec(space)
-    assert refusal.value.exit_code == ExitCode.SPACE_UNSUPPORTED
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.MultiDiscrete([2, 3]),
-        spaces.MultiBinary(2),
-        spaces.Dict({"arm": box(2)}),
-        spaces.Discrete(1),
-        box(2, dtype=np.int32),
-        box(2, 2),
-    ],
-    ids=str,
-)
-def test_a_space_that_policies_cannot_act_in_is_refused(space: spaces.Space[Any]):
-    with pytest.raises(ProgramError) as refusal:
-        action_spec(space)
-    assert refusal.value.exit_code == ExitCode.SPACE_UNSUPPORTED
-
-
-def test_what_is_supported_is_described_as_it_travels():
-    assert observation_spec(box(3, dtype=np.float64)) == BoxSpec(shape=(3,), dtype="float32")
-    assert action_spec(spaces.Discrete(3, start=-1)) == DiscreteSpec(n=3, start=-1)
-    assert action_spec(box(2, dtype=np.float64)) == BoxSpec(shape=(2,), dtype="float64", low=[-1, -1], high=[1, 1])
-    assert action_spec(box(1, low=-np.inf, high=np.inf)) == BoxSpec(shape=(1,), dtype="float32")

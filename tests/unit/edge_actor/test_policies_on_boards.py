@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policies import make_policy_file
 
-from edge_actor.environments import action_spec, make_environment, observation_spec
+from edge_actor.board_spaces import action_spec, observation_spec
+from edge_actor.environments import make_environment
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf

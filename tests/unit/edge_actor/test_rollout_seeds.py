@@ -5,10 +5,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from copies import copies_of
 from policies import make_policy_file
 
+from edge_actor.evaluation import play_greedy_episodes
 from edge_actor.policy import Policy
-from edge_actor.rollout import Rollout, play_greedy_episodes
+from edge_actor.rollout import Rollout
 from edge_actor.sampling import make_sampler
 from fleet_protocol.spaces import DiscreteSpec
 
@@ -46,7 +48,7 @@ def make_parts(copies: int, steps: int = 1) -> tuple[list[Any], Policy, Any]:
 
 def test_copy_n_is_first_reset_with_seed_plus_n_and_then_goes_its_own_way():
     environments, policy, sampler = make_parts(3, steps=20)
-    rollout = Rollout(environments, unroll_length=20, observation_size=2, sampler=sampler, seed=70)
+    rollout = Rollout(copies_of(environments), unroll_length=20, frame_stack=1, sampler=sampler, seed=70)
     rollout.fill_window(lambda: policy)
     assert [environment.seeds[0] for environment in environments] == [70, 71, 72]
     assert all(set(environment.seeds[1:]) == {None} for environment in environments)
@@ -56,7 +58,7 @@ def test_the_same_seeds_give_the_same_windows():
     windows: list[Any] = []
     for _ in range(2):
         environments, policy, sampler = make_parts(3, steps=20)
-        rollout = Rollout(environments, unroll_length=20, observation_size=2, sampler=sampler, seed=70)
+        rollout = Rollout(copies_of(environments), unroll_length=20, frame_stack=1, sampler=sampler, seed=70)
         windows.append(rollout.fill_window(lambda: policy)[0])  # noqa: B023 - called at once
     for name in ("observations", "actions", "rewards", "terminated", "behavior_params"):
         np.testing.assert_array_equal(getattr(windows[0], name), getattr(windows[1], name))
@@ -65,7 +67,7 @@ def test_the_same_seeds_give_the_same_windows():
 @pytest.mark.parametrize("copies", [1, 2, 5, 20])
 def test_greedy_episodes_are_those_of_playing_one_after_the_other(copies: int):
     environments, policy, sampler = make_parts(copies)
-    returns, lengths = play_greedy_episodes(environments, policy, sampler, episodes=9, seed=500)
+    returns, lengths = play_greedy_episodes(copies_of(environments), policy, sampler, episodes=9, seed=500)
     single, alone = Dice(), Policy(make_policy_file(seed=2), copies=1)
     for episode in range(9):
         alone.observation[0], _ = single.reset(seed=500 + episode)

@@ -249,3 +249,13 @@ def test_no_two_exit_codes_share_a_number():
 def test_a_program_error_carries_its_exit_code_and_its_sentence():
     error = ProgramError(ExitCode.NO_BROKER, "nobody is there")
     assert (error.exit_code, str(error)) == (4, "nobody is there")
+
+
+@pytest.mark.parametrize("name", ["EDGERL_LERNER_SEED", "EDGERL_BOADR_COPIES", "EDGERL_LEARNR_X"])
+def test_a_variable_of_a_misspelt_table_is_refused_with_the_right_one(name: str):
+    with pytest.raises(ProgramError, match="did you mean '(learner|board)'"):
+        load_settings(Sample, "board", environ={name: "1"})
+
+
+def test_a_variable_of_somebody_elses_is_let_be():
+    load_settings(Sample, "board", environ={"EDGERL_TEST_MARK": "x", "EDGERL_HOME": "y"})

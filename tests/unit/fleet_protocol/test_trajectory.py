@@ -206,3 +206,58 @@ def test_a_flipped_byte_makes_a_window_or_a_bad_message(position: int, byte: int
     payload[position % len(payload)] = byte
     with suppress(BadMessage):
         unpack_trajectory(bytes(payload))
+
+
+def test_frames_a_state_and_held_steps_come_back_exactly():
+    rng = np.random.default_rng(3)
+    window = make_trajectory(
+        observations=rng.integers(0, 256, (T + 4, N, 6, 5, 1), np.uint8),
+        final_observations=rng.integers(0, 256, (1, 6, 5, 1), np.uint8),
+        frame_stack=4,
+        actions=rng.integers(0, A, (T, N, 2)).astype(np.uint8),
+        initial_state=rng.standard_normal((N, 7), np.float32),
+        held_steps=np.array([0, 4], np.int32),
+    )
+    assert_same(window, unpack_trajectory(pack_trajectory(window)))
+
+
+def test_a_window_of_stacked_images_carries_each_frame_once():
+    """(T + 4) frames instead of 4 (T + 1): at most 0.30 of them at T = 20, before compression."""
+    steps, frame = 20, 84 * 84
+    rng = np.random.default_rng(4)
+    window = make_trajectory(
+        observations=rng.integers(0, 256, (steps + 4, 1, 84, 84, 1), np.uint8),
+        frame_stack=4,
+        actions=np.zeros((steps, 1), np.uint8),
+        rewards=np.zeros((steps, 1), np.float32),
+        terminated=np.zeros((steps, 1), np.bool_),
+        truncated=np.eye(steps, 1, k=-3, dtype=np.bool_),
+        is_first=np.zeros((steps, 1), np.bool_),
+        behavior_params=np.zeros((steps, 1, 2), np.int8),
+        policy_versions=np.full(steps, 7),
+        final_steps=np.array([3], np.int32),
+        final_observations=rng.integers(0, 256, (1, 84, 84, 1), np.uint8),
+    )
+    packed = len(zstandard.decompress(pack_trajectory(window)))
+    assert packed <= 0.30 * 4 * (steps + 1) * frame
+    assert_same(window, unpack_trajectory(pack_trajectory(window)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frame_stack": 2},
+        {"frame_stack": 0},
+        {"frame_stack": 17},
+        {"initial_state": ("<f4", (N + 1, 2), bytes(8 * (N + 1)))},
+        {"initial_state": ("<f4", (N,), bytes(4 * N))},
+        {"initial_state": ("<f8", (N, 2), bytes(16 * N))},
+        {"held_steps": ("<i4", (1,), np.array([T], "<i4").tobytes())},
+        {"held_steps": ("<i4", (1,), np.array([-1], "<i4").tobytes())},
+        {"held_steps": ("<i4", (1, 1), bytes(4))},
+    ],
+    ids=str,
+)
+def test_a_stack_a_state_or_held_steps_that_do_not_fit_are_refused(changes: dict[str, Any]):
+    with pytest.raises(BadMessage):
+        unpack_trajectory(repacked(**changes))
