@@ -1,15 +1,41 @@
 """What tests share: real brokers on free ports, a fleet of their own, and waiting for a condition."""
 
+import hashlib
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from edgerl.broker import RunningBroker, start_broker
 from edgerl.broker_command import BrokerKind
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+
+ROOT: Final = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tflite_python() -> Path:
+    """A Python with tflite-runtime 2.14 and numpy 1, as a 32-bit board has them; its environment is made once."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("tflite-runtime 2.14 has no wheel for this Python: the newest that it has one for is 3.11")
+    folder = ROOT / ".venv/tflite-runtime"
+    recipe = [(ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "constraints.txt")]
+    stamp, made_of = folder / "made-of", hashlib.sha256("".join(recipe).encode()).hexdigest()
+    if not stamp.is_file() or stamp.read_text(encoding="ascii") != made_of:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        # The pinned numpy is the learner's; this environment is about having an older one.
+        pins = [pin for pin in recipe[1].splitlines() if not pin.startswith(("numpy==", "ml_dtypes=="))]
+        (folder / "constraints.txt").write_text("\n".join(pins), encoding="utf-8")
+        install = [folder / "bin/pip", "install", "--quiet", "-c", folder / "constraints.txt"]
+        subprocess.run([*install, "-e", f"{ROOT}[actor-tflite]"], check=True)
+        stamp.write_text(made_of, encoding="ascii")
+    return folder / "bin/python"
 
 
 @pytest.fixture

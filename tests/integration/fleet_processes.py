@@ -14,11 +14,11 @@ from fleet_protocol.address import BrokerAddress
 class Program:
     """One of our programs as a process, with a log; a context manager that ends it."""
 
-    def __init__(self, log: Path, module: str, *flags: str) -> None:
+    def __init__(self, log: Path, module: str, *flags: str, python: str | Path = sys.executable) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                [python, "-m", module, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
     def __enter__(self) -> Self:
@@ -48,12 +48,20 @@ class Program:
         return [int(pid) for pid in path.read_text().split()]
 
 
-def board(folder: Path, address: BrokerAddress, fleet: str, name: str, *flags: str) -> Program:
-    """A board agent."""
+def board(
+    folder: Path,
+    address: BrokerAddress,
+    fleet: str,
+    name: str,
+    *flags: str,
+    python: str | Path = sys.executable,
+) -> Program:
+    """A board agent; `python` may be that of another environment."""
     return Program(
         folder / f"{name}.log",
         "edge_actor",
         *("--broker", str(address), "--fleet", fleet, "--board", name, "--telemetry-period-s", "0.3", *flags),
+        python=python,
     )
 
 

@@ -253,7 +253,7 @@ def test_a_program_error_carries_its_exit_code_and_its_sentence():
 
 @pytest.mark.parametrize("name", ["EDGERL_LERNER_SEED", "EDGERL_BOADR_COPIES", "EDGERL_LEARNR_X"])
 def test_a_variable_of_a_misspelt_table_is_refused_with_the_right_one(name: str):
-    with pytest.raises(ProgramError, match="did you mean '(learner|board)'"):
+    with pytest.raises(ProgramError, match=r"did you mean '(learner|board)'"):
         load_settings(Sample, "board", environ={name: "1"})
 
 
