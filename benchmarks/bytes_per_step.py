@@ -3,7 +3,6 @@
 Windows come from real rollouts of CartPole-v1 with a policy file; raw float32 columns would be 26 bytes a step.
 """
 
-from contextlib import nullcontext
 from typing import Final
 
 import gymnasium
@@ -41,10 +40,7 @@ def main() -> None:
 def _row(unroll_length: int, copies: int, *, windows: int) -> dict[str, float]:
     policy = Policy(policy_file(make_network(), Precision.INT8_DYNAMIC), copies=copies)
     rollout = Rollout(
-        [
-            EnvironmentCopy(lambda: gymnasium.make("CartPole-v1", disable_env_checker=True), nullcontext())
-            for _ in range(copies)
-        ],
+        [EnvironmentCopy(lambda: gymnasium.make("CartPole-v1", disable_env_checker=True)) for _ in range(copies)],
         unroll_length=unroll_length,
         frame_stack=1,
         sampler=make_sampler(

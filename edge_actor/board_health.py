@@ -83,12 +83,13 @@ class PowerWatch:
         """
         if throttled is None:
             return []
-        fresh = throttled & ~self._before
-        self._before = throttled
+        before, self._before = self._before, throttled
+        fresh = throttled & ~before
+        begun, missed = fresh, (fresh >> _SINCE_BOOT) & ~before
         return [
-            (name, f"{sentence} ({'now' if throttled >> bit & 1 else 'since the board started'})")
+            (name, f"{sentence} ({'now' if begun >> bit & 1 else 'since the board started'})")
             for bit, (name, sentence) in enumerate(_POWER_EVENTS)
-            if (fresh >> bit | fresh >> bit + _SINCE_BOOT) & 1
+            if (begun | missed) >> bit & 1
         ]
 
 
@@ -180,10 +181,9 @@ def _text(file: Path) -> str:
 
 def _number(file: Path, *, base: int = 10) -> int | None:
     try:
-        number = int(_text(file).strip(), base)
+        return int(_text(file).strip(), base)
     except ValueError:
         return None
-    return number if number >= 0 or base == 10 else None  # noqa: PLR2004 - only degrees may be negative
 
 
 def _or_none(read: Callable[[], _T]) -> _T | None:

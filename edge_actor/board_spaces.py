@@ -26,8 +26,8 @@ Reader = Callable[[Any], NDArray[Any]]
 Bounds = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-class BrokenContract(ValueError):
-    """An environment gave something else than its spaces declare; says what was expected and what came."""
+class EnvironmentFault(Exception):
+    """An environment raised, or gave something else than its spaces declare; says what happened."""
 
 
 # --- observations -----------------------------------------------------------------------------------------------------
@@ -55,8 +55,8 @@ def observation_spec(space: spaces.Space[Any]) -> BoxSpec:
 def observation_reader(space: spaces.Space[Any]) -> Reader:
     """What turns an observation into a row as it travels (not yet cast to its dtype).
 
-    The reader raises BrokenContract for a shape or a kind of numbers that the space does not declare. Another width of
-    the same kind (float64 for float32) is let pass: it does no harm, and is common.
+    The reader raises EnvironmentFault for a shape or a kind of numbers that the space does not declare. Another width
+    of the same kind (float64 for float32) is let pass: it does no harm, and is common.
     """
     if isinstance(space, spaces.Dict):
         return lambda observation: _read_dict(space, observation)
@@ -66,9 +66,9 @@ def observation_reader(space: spaces.Space[Any]) -> Reader:
     def read(observation: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever the environment gives
         array = np.asarray(observation)
         if array.shape != shape:
-            raise BrokenContract(f"an observation of shape {list(array.shape)}: its space declares {space}")
+            raise EnvironmentFault(f"an observation of shape {list(array.shape)}: its space declares {space}")
         if array.dtype != declared and not np.can_cast(array.dtype, target, "same_kind"):
-            raise BrokenContract(f"an observation of {array.dtype}: its space declares {declared}")
+            raise EnvironmentFault(f"an observation of {array.dtype}: its space declares {declared}")
         return array
 
     if _is_image(space):
@@ -105,9 +105,9 @@ def _read_dict(space: spaces.Dict, observation: Any) -> NDArray[Any]:  # noqa: A
     try:
         flat = np.asarray(flatten(space, observation))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise BrokenContract(f"an observation that is not of its space {space}: {error!r}") from error
+        raise EnvironmentFault(f"an observation that is not of its space {space}: {error!r}") from error
     if flat.shape != (flatdim(space),) or flat.dtype.kind not in "fiub":
-        raise BrokenContract(f"an observation that flattens to {flat.dtype} {list(flat.shape)}: declared was {space}")
+        raise EnvironmentFault(f"an observation that flattens to {flat.dtype} {list(flat.shape)}: declared was {space}")
     return flat
 
 
@@ -150,16 +150,12 @@ def action_spec(space: spaces.Space[Any]) -> SpaceSpec:
     )
 
 
-def action_shaper(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """What turns a flat action, as a sampler gives it, into one that the environment takes."""
+def action_shaper(space: spaces.Space[Any]) -> Callable[[Any], Any] | None:
+    """What turns a flat action, as a sampler gives it, into one that the environment takes; None where it is one."""
     if isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and len(space.shape) == 1):
-        return _as_it_is
+        return None
     shape, dtype = space.shape or (), np.dtype(space.dtype)
     return lambda action: np.asarray(action, dtype).reshape(shape)
-
-
-def _as_it_is(action: Any) -> Any:  # noqa: ANN401 - an action of any space
-    return action
 
 
 def _unsupported(sentence: str, advice: str) -> ProgramError:

@@ -1,14 +1,14 @@
 """One copy of the run's environment: somebody else's code, so what it gives is checked, and it may be made anew."""
 
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple
+from contextlib import suppress
+from math import isfinite
+from typing import Any
 
 from numpy.typing import NDArray
 
 from edge_actor.board_spaces import (
-    BrokenContract,
+    EnvironmentFault,
     action_shaper,
     action_spec,
     observation_bounds,
@@ -17,23 +17,8 @@ from edge_actor.board_spaces import (
 )
 from edge_actor.environments import Environment
 
-
-class EnvironmentFault(Exception):
-    """An environment raised, or broke Gymnasium's contract; says what happened."""
-
-
-class Outcome(NamedTuple):
-    """What a step gave.
-
-    Attributes:
-        observation: A row as it travels, not yet cast.
-        reward: Finite.
-    """
-
-    observation: NDArray[Any]
-    reward: float
-    terminated: bool
-    truncated: bool
+Outcome = tuple[NDArray[Any], float, Any, Any]
+"""What a step gave: the observation as a row (not yet cast), a finite reward, terminated, truncated."""
 
 
 class EnvironmentCopy:
@@ -41,7 +26,6 @@ class EnvironmentCopy:
 
     Args:
         make: Makes the environment; asked again when a fault calls for another one.
-        clock: Entered whenever the environment's code runs.
 
     Attributes:
         observation_space: As it travels.
@@ -52,9 +36,8 @@ class EnvironmentCopy:
         ProgramError: It cannot be made, or its spaces are not supported.
     """
 
-    def __init__(self, make: Callable[[], Environment], clock: AbstractContextManager[object]) -> None:
+    def __init__(self, make: Callable[[], Environment]) -> None:
         self._make = make
-        self._clock = clock
         self._environment = make()
         observation, action = self._environment.observation_space, self._environment.action_space
         self.observation_space = observation_spec(observation)
@@ -70,11 +53,10 @@ class EnvironmentCopy:
             EnvironmentFault: It raised, or gave something else than an observation of its space.
         """
         try:
-            with self._clock:
-                observation, _ = self._environment.reset(seed=seed)
+            observation, _ = self._environment.reset(seed=seed)
         except Exception as error:
             raise EnvironmentFault(f"reset failed: {type(error).__name__}: {error}") from error
-        return self._checked(observation, "reset")
+        return self._read(observation)
 
     def step(self, action: Any) -> Outcome:  # noqa: ANN401 - an action of any space
         """Take one step with a flat action.
@@ -82,15 +64,16 @@ class EnvironmentCopy:
         Raises:
             EnvironmentFault: It raised, or gave something else than a step of its spaces.
         """
+        if self._shape is not None:
+            action = self._shape(action)
         try:
-            with self._clock:
-                observation, reward, terminated, truncated, _ = self._environment.step(self._shape(action))
-            outcome = Outcome(observation, float(reward), bool(terminated), bool(truncated))
+            observation, reward, terminated, truncated, _ = self._environment.step(action)
+            reward = float(reward)
         except Exception as error:
             raise EnvironmentFault(f"step failed: {type(error).__name__}: {error}") from error
-        if not math.isfinite(outcome.reward):
-            raise EnvironmentFault(f"step gave the reward {outcome.reward}")
-        return outcome._replace(observation=self._checked(observation, "step"))
+        if not isfinite(reward):
+            raise EnvironmentFault(f"step gave the reward {reward}")
+        return self._read(observation), reward, terminated, truncated
 
     def remake(self) -> None:
         """Close the environment, whatever it says to that, and make another one.
@@ -103,11 +86,5 @@ class EnvironmentCopy:
 
     def close(self) -> None:
         """Let the environment let go of what it holds; a relay, say."""
-        with suppress(Exception), self._clock:
+        with suppress(Exception):
             self._environment.close()
-
-    def _checked(self, observation: Any, call: str) -> NDArray[Any]:  # noqa: ANN401 - whatever it gave
-        try:
-            return self._read(observation)
-        except BrokenContract as error:
-            raise EnvironmentFault(f"{call} gave {error}") from error

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_actor.beholder import Beholder
-from edge_actor.environment_copy import EnvironmentCopy, EnvironmentFault
+from edge_actor.board_spaces import EnvironmentFault
+from edge_actor.environment_copy import EnvironmentCopy
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 _FAULTS_IN_A_ROW: Final = 10
@@ -37,12 +39,21 @@ class Players:
     Args:
         copies: The environments.
         beholder: Forgets what it saw of a copy whose episode begins.
+        clock: Entered while the environments' code runs.
         count: Told of every fault.
     """
 
-    def __init__(self, copies: list[EnvironmentCopy], beholder: Beholder, *, count: CountFault) -> None:
+    def __init__(
+        self,
+        copies: list[EnvironmentCopy],
+        beholder: Beholder,
+        *,
+        clock: AbstractContextManager[object],
+        count: CountFault,
+    ) -> None:
         self._copies = copies
         self._beholder = beholder
+        self._clock = clock
         self._count = count
         self._returns = [0.0] * len(copies)
         self._lengths = [0] * len(copies)
@@ -59,15 +70,10 @@ class Players:
         Raises:
             ProgramError: It failed too often in a row, or cannot be made.
         """
-        while True:
-            try:
-                rows[copy] = self._copies[copy].reset(seed)
-                self._require_finite(rows[copy], "reset")
-            except EnvironmentFault as fault:
-                self._remake(copy, fault)
-            else:
-                self._beholder.begin_episode(copy, rows[copy])
-                return
+        with self._clock:
+            while not self._is_reset(copy, rows, seed):
+                continue
+        self._beholder.begin_episode(copy, rows[copy])
 
     def step_all(self, actions: list[Any], rows: NDArray[Any], rewards: NDArray[np.float32]) -> list[Ended]:
         """Step each copy; observations go to rows `[N, ...]`, rewards to `[N]`.
@@ -76,18 +82,18 @@ class Players:
         """
         ended: list[Ended] = []
         returns, lengths = self._returns, self._lengths
-        for copy, environment in enumerate(self._copies):
-            try:
-                observation, reward, terminated, truncated = environment.step(actions[copy])
-                rows[copy] = observation
-            except EnvironmentFault as fault:
-                ended.append(self._fail(copy, rows, rewards, fault))
-                continue
-            rewards[copy] = reward
-            returns[copy] += reward
-            lengths[copy] += 1
-            if terminated or truncated:
-                ended.append(Ended(copy, terminated, truncated))
+        with self._clock:
+            for copy, environment in enumerate(self._copies):
+                try:
+                    rows[copy], reward, terminated, truncated = environment.step(actions[copy])
+                except EnvironmentFault as fault:
+                    ended.append(self._fail(copy, rows, rewards, fault))
+                    continue
+                rewards[copy] = reward
+                returns[copy] += reward
+                lengths[copy] += 1
+                if terminated or truncated:
+                    ended.append(Ended(copy, bool(terminated), bool(truncated)))
         return ended if self._all_finite(rows) else self._fail_where_not_finite(rows, rewards, ended)
 
     def finish(self, copy: int) -> tuple[float, int]:
@@ -111,6 +117,16 @@ class Players:
             f"entry {entry} of an observation leaves its declared bounds {low[entry]:g} to {high[entry]:g}; bounds are "
             "often wrong, so it is only counted (observations_out_of_bounds)"
         )
+
+    def _is_reset(self, copy: int, rows: NDArray[Any], seed: int | None) -> bool:
+        try:
+            rows[copy] = self._copies[copy].reset(seed)
+            if not np.isfinite(rows[copy]).all():
+                raise EnvironmentFault("reset gave an observation that is not finite")  # noqa: TRY301
+        except EnvironmentFault as fault:
+            self._remake(copy, fault)
+            return False
+        return True
 
     def _all_finite(self, rows: NDArray[Any]) -> bool:
         if rows.dtype != np.float32:
@@ -145,7 +161,3 @@ class Players:
             ) from fault
         self._count("environment_faults", f"{sentence}; it is made anew")
         self._copies[copy].remake()
-
-    def _require_finite(self, row: NDArray[Any], call: str) -> None:
-        if not np.isfinite(row).all():
-            raise EnvironmentFault(f"{call} gave an observation that is not finite")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
@@ -15,6 +16,7 @@ from edge_actor.pacer import Pacer
 from edge_actor.players import Ended, Players
 from edge_actor.policy import Policy
 from edge_actor.sampling import Sampler
+from edge_actor.step_clock import UNWATCHED
 from fleet_protocol.trajectory import Trajectory
 
 _WARNINGS_A_WINDOW: Final = 5
@@ -51,6 +53,7 @@ class Rollout:
         frame_stack: Observations that make what a policy sees.
         sampler: Draws and records the actions.
         seed: Seeds the first reset of the copies: copy n gets `seed + n`.
+        clock: Entered while the environments' code runs.
         pacer: Keeps the run's clock, for one copy; None to go as fast as it goes.
         safe_action: Flat, applied at a missed deadline and at rest; None for the last action again.
 
@@ -67,6 +70,7 @@ class Rollout:
         frame_stack: int,
         sampler: Sampler,
         seed: int | None,
+        clock: AbstractContextManager[object] = UNWATCHED,
         pacer: Pacer | None = None,
         safe_action: Any = None,  # noqa: ANN401 - an action of any space
     ) -> None:
@@ -93,7 +97,7 @@ class Rollout:
         self._beholder = Beholder(observation, copies=len(copies), frame_stack=frame_stack)
         self.counters: Counter[str] = Counter()
         self.warnings: list[str] = []
-        self._players = Players(copies, self._beholder, count=self._count)
+        self._players = Players(copies, self._beholder, clock=clock, count=self._count)
         self._now_first = np.ones(len(copies), np.bool_)
         self._players.reset_all(self._observations[-1], seed=seed)
 

@@ -118,6 +118,7 @@ class Worker:
             sampler=self._make_sampler(policy, run.unroll_length),
             seed=int(self._rng.integers(2**31)) if self._start.seed else None,
             pacer=Pacer(run.control_hz) if run.control_hz else None,
+            clock=self._clock,
             safe_action=as_action(run.safe_action, self.action_space) if run.safe_action else None,
         )
 
@@ -178,7 +179,12 @@ class Worker:
             policy.warm_up()
             copies = self._make_copies()
             returns, lengths = play_greedy_episodes(
-                copies, policy, self._make_sampler(policy, 1), episodes=command.episodes, seed=command.seed
+                copies,
+                policy,
+                self._make_sampler(policy, 1),
+                episodes=command.episodes,
+                seed=command.seed,
+                clock=self._clock,
             )
             _close(copies)
         except BadPolicyFile as error:
@@ -250,10 +256,10 @@ class Worker:
         run = self._start.run
 
         def make() -> Environment:
-            with self._clock:
-                return make_environment(run.env_id, dict(run.env_kwargs), allowed=self._start.allowed_environments)
+            return make_environment(run.env_id, dict(run.env_kwargs), allowed=self._start.allowed_environments)
 
-        return [EnvironmentCopy(make, self._clock) for _ in range(self._start.copies)]
+        with self._clock:
+            return [EnvironmentCopy(make) for _ in range(self._start.copies)]
 
     def _make_sampler(self, policy: Policy, unroll_length: int) -> Sampler:
         return make_sampler(

@@ -51,7 +51,13 @@ def make_rollout(environments: list[Counting], unroll_length: int) -> Rollout:
         wire_scale=0.05,
         rng=np.random.default_rng(0),
     )
-    return Rollout(copies_of(environments), unroll_length=unroll_length, frame_stack=1, sampler=sampler, seed=None)
+    return Rollout(
+        copies_of(environments),
+        unroll_length=unroll_length,
+        frame_stack=1,
+        sampler=sampler,
+        seed=None,
+    )
 
 
 def windows_of(environments: list[Counting], unroll_length: int, count: int):
