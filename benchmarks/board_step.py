@@ -62,7 +62,7 @@ def _backends() -> dict[str, Step]:
     ordinary = _ordinary_inference(policy_file(network, Precision.FLOAT32))
     backends["LiteRT float32"] = _with_log_prob(ordinary)
     backends["LiteRT float32, inference only"] = ordinary
-    for precision in Precision:
+    for precision in (p for p in Precision if not p.needs_calibration):
         infer = _our_inference(Policy(policy_file(network, precision), copies=1))
         backends[f"ours {precision}"] = _with_log_prob(infer)
         backends[f"ours {precision}, no log-probability"] = _sampled(infer)

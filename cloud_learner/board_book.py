@@ -83,6 +83,10 @@ class BoardBook:
             if birth is not None and birth.run_id == self._run_id and birth.problem is None
         }
 
+    def has_runtime(self, name: str) -> bool:
+        """Whether a live board's TFLite runtime begins with this name."""
+        return any(birth.runtime.startswith(name) for birth in self.live_boards().values())
+
     def problems(self) -> dict[str, str]:
         """Why boards that are there do not act, by id."""
         with self._changed:

@@ -64,7 +64,14 @@ class StateFolder:
                 os.fsync(file.fileno())
             _rename_durably(draft, self._checkpoint)
         except OSError as error:
-            raise ProgramError(ExitCode.STATE_UNUSABLE, f"cannot save {self._checkpoint}: {error.strerror}") from error
+            raise _unwritable(self._checkpoint, error) from error
+
+    def unfit(self, what: str, error: Exception) -> ProgramError:
+        """The error to raise where the checkpoint could be read, and cannot be used."""
+        return ProgramError(
+            ExitCode.STATE_UNUSABLE,
+            f"{self._checkpoint} {what} ({type(error).__name__}: {error}); move it away, or choose another --state",
+        )
 
     def reserved_version(self) -> int:
         """The highest version that may have been given away; 0 at the beginning.
@@ -83,8 +90,15 @@ class StateFolder:
             ) from error
 
     def reserve_versions(self, up_to: int) -> None:
-        """Note on disk, durably, that versions up to this may be given away."""
-        _write_durably(self._versions, str(up_to).encode())
+        """Note on disk, durably, that versions up to this may be given away.
+
+        Raises:
+            ProgramError: The disk does not take it.
+        """
+        try:
+            _write_durably(self._versions, str(up_to).encode())
+        except OSError as error:
+            raise _unwritable(self._versions, error) from error
 
 
 class VersionCounter:
@@ -101,12 +115,23 @@ class VersionCounter:
         self.current = max(above, self._reserved)
 
     def next(self) -> int:
-        """The next version; a block is reserved first where the last one is used up."""
+        """The next version; a block is reserved first where the last one is used up.
+
+        Raises:
+            ProgramError: The block cannot be reserved.
+        """
         if self.current + 1 > self._reserved:
             self._reserved = self.current + _VERSION_BLOCK
             self._state.reserve_versions(self._reserved)
         self.current += 1
         return self.current
+
+
+def _unwritable(path: Path, error: OSError) -> ProgramError:
+    return ProgramError(
+        ExitCode.STATE_UNUSABLE,
+        f"cannot write {path}: {error.strerror}; make room on the disk, and start again to resume",
+    )
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -1,11 +1,13 @@
 """What can be set about learning: table `[learner]`, `EDGERL_LEARNER_*`, or flags of `edgerl learn`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+NetworkKind = Literal["auto", "mlp", "nature-cnn", "impala-resnet"]
+MemoryKind = Literal["none", "gru", "lstm"]
 
 
 class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,10 +44,22 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_policy_lag: Positive = 64
     """Windows whose newest step is further behind than this are refused, in versions."""
     precision: str = "int8-dynamic"
-    """Compression recipe of published policies: float32, float16 or int8-dynamic."""
+    """Compression recipe of published policies: float32, float16, int8-dynamic, int8 or int8-full."""
+    frame_stack: Annotated[int, Meta(ge=1, le=16)] = 1
+    """So many observations, the newest last, make what the policy sees."""
+    control_hz: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+    """Steps a second, kept by the clock (copies is then 1, and max_in_flight 0); 0 = as fast as it goes."""
+    safe_action: Annotated[list[float], Meta(max_length=4096)] = []
+    """Applied, flat, at a missed deadline; empty = the last action again."""
 
+    network: NetworkKind = "auto"
+    """auto (mlp for vectors, nature-cnn for images), mlp, nature-cnn or impala-resnet."""
+    memory: MemoryKind = "none"
+    """What the policy remembers with from step to step: none, gru or lstm."""
+    memory_size: Annotated[int, Meta(ge=1, le=32_768)] = 128
+    """Width of the memory."""
     hidden_sizes: Annotated[list[Positive], Meta(min_length=1)] = field(default_factory=lambda: [64, 64])
-    """Widths of the policy's layers, and of the value's."""
+    """Widths of an mlp's layers; without a memory the policy and the value have one each."""
     learning_rate: Annotated[float, Meta(gt=0.0)] = 1e-3
     """Adam's step size."""
     gamma: Share = 0.99

@@ -9,27 +9,20 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Self
-
-import numpy as np
+from typing import Self
 
 from cloud_learner.board_book import BoardBook
 from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
+from cloud_learner.window_checks import check_window
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import AtRest, CommandReply, RunSpec, Status, Telemetry, TrajectoryMessage
 from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.sketch import LatencySketch
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 
 _log = logging.getLogger(__name__)
-
-_LARGEST: Final = 1e30
-"""Float32 still adds up, and squares in float64, what is smaller."""
-_LARGEST_WIRE_SCALE: Final = 1.0
-"""Boards keep below 40 / 127 for logits, and name 1 for continuous heads."""
 
 Finish = Callable[[BootKey, int], None]
 """Acks one window at once."""
@@ -46,6 +39,7 @@ class Intake:
         ack: Called for windows that are finished already, or refused.
         current_version: The newest published policy version.
         max_policy_lag: A window whose newest step lags more is refused.
+        state_size: Numbers in the memory's state; 0 for a run without a memory.
 
     Attributes:
         counters: Messages that could not be used, by reason.
@@ -63,6 +57,7 @@ class Intake:
         ack: Finish,
         current_version: Callable[[], int],
         max_policy_lag: int,
+        state_size: int = 0,
     ) -> None:
         self._run = run
         self._ledger = ledger
@@ -71,6 +66,7 @@ class Intake:
         self._ack = ack
         self._current_version = current_version
         self._max_policy_lag = max_policy_lag
+        self._state_size = state_size
         self._arrivals: queue.SimpleQueue[tuple[TopicAddress, bytes, int] | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self.counters: Counter[str] = Counter()
@@ -160,20 +156,10 @@ class Intake:
             self._refuse(displaced.boot, displaced.seq, "queue_full", "the learner is behind")
 
     def _checked(self, trajectory: Trajectory) -> Trajectory:
-        """Check a window against the run: what decodes can still be nonsense."""
         spaces = self._book.spaces
         if spaces is None:
             raise BadMessage("a window came before any board told the run's spaces")
-        observation, action = spaces
-        expected_params = _params_shape(action)
-        if trajectory.unroll_length != self._run.unroll_length:
-            raise BadMessage(f"expected T = {self._run.unroll_length}, got {trajectory.unroll_length}")
-        if trajectory.observations.shape[2:] != observation.shape or trajectory.observations.dtype != np.float32:
-            raise BadMessage(f"expected float32 observations {observation.shape}")
-        if trajectory.behavior_params.shape[2:] != (expected_params,):
-            raise BadMessage(f"expected {expected_params} behavior parameters a step")
-        _check_actions(trajectory, action)
-        _check_finite(trajectory)
+        check_window(trajectory, self._run, spaces, state_size=self._state_size)
         if trajectory.policy_versions.max() > self._current_version():
             raise BadMessage("a policy version acted that was never published")
         return trajectory
@@ -209,41 +195,3 @@ def _check_ranges(reply: CommandReply) -> None:
             SequenceSet(ranges)
     except ValueError as error:
         raise BadMessage(f"at_rest: {error}") from error
-
-
-def _params_shape(action: BoxSpec | DiscreteSpec) -> int:
-    return action.n - 1 if isinstance(action, DiscreteSpec) else 2 * action.shape[0]
-
-
-def _check_actions(trajectory: Trajectory, action: BoxSpec | DiscreteSpec) -> None:
-    actions = trajectory.actions
-    if isinstance(action, DiscreteSpec):
-        fits = trajectory.head == "categorical" and actions.ndim == 2 and actions.dtype.kind in "ui"  # noqa: PLR2004
-        if not fits or int(actions.min()) < 0 or int(actions.max()) >= action.n:
-            raise BadMessage(f"expected actions from 0 to {action.n - 1} of a categorical head")
-    elif trajectory.head != "gaussian" or actions.shape[2:] != action.shape or actions.dtype != np.float32:
-        raise BadMessage(f"expected float32 actions {action.shape} of a gaussian head")
-    elif trajectory.behavior_log_prob is None:
-        raise BadMessage("a gaussian head needs behavior_log_prob")
-
-
-def _check_finite(trajectory: Trajectory) -> None:
-    log_prob = trajectory.behavior_log_prob
-    columns = {
-        "observations": trajectory.observations,
-        "rewards": trajectory.rewards,
-        "final_observations": trajectory.final_observations,
-        "actions": trajectory.actions,
-        "behavior_params": trajectory.behavior_params,
-        "behavior_log_prob": np.empty(0, np.float32) if log_prob is None else log_prob,
-        "wire_scale": np.float64(trajectory.wire_scale),
-        "episode_returns": np.asarray(trajectory.episode_returns, np.float64),
-    }
-    for name, column in columns.items():
-        if not (np.abs(column.astype(np.float64)) < _LARGEST).all():  # so, and not >=, because of nan
-            raise BadMessage(f"{name}: a value is not below {_LARGEST:g}")
-    if not 0 < trajectory.wire_scale <= _LARGEST_WIRE_SCALE:
-        raise BadMessage(f"wire_scale: expected 0 to {_LARGEST_WIRE_SCALE:g}, got {trajectory.wire_scale}")
-    truncated = np.flatnonzero(trajectory.truncated & ~trajectory.terminated)
-    if not np.array_equal(trajectory.final_steps, truncated):
-        raise BadMessage("final_steps do not name the truncated steps")

@@ -12,33 +12,37 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from msgspec import convert, to_builtins
+from numpy.typing import NDArray
 
 from cloud_learner.algorithms.algorithm import Algorithm
 from cloud_learner.algorithms.impala import Impala
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
+from cloud_learner.calibration import recent_observations
 from cloud_learner.checkpoints import StateFolder, VersionCounter
 from cloud_learner.config import LearnerSettings
 from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
+from cloud_learner.memory import state_size
 from cloud_learner.networks import ActorCritic
 from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
+from cloud_learner.saved_run import SavedRun
 from cloud_learner.settlement import Settlement
 from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import EvaluationResult, RunSpec
-from fleet_protocol.spaces import BoxSpec, SpaceSpec
+from fleet_protocol.spaces import BoxSpec, branches
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
 _INTERRUPTED_REST_WAIT_S: Final = 1.0
 _EVALUATION_WAIT_S: Final = 300.0
+_OLD_RUNTIME: Final = "tflite-runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Learner:
         link: To the fleet.
         device: Where tensors live.
         recipe: How policies are compressed.
-        checkpoint: What to go on from, or None.
+        saved: What to go on from, or None.
     """
 
     def __init__(
@@ -74,18 +78,18 @@ class Learner:
         link: FleetLink,
         device: torch.device,
         recipe: CompressionRecipe,
-        checkpoint: dict[str, Any] | None,
+        saved: SavedRun | None,
     ) -> None:
         self._settings = settings
         self._run = run
         self._link = link
         self._device = device
         self._recipe = recipe
-        self._checkpoint = checkpoint
-        self._ledger = DeliveryLedger.from_state(checkpoint["ledger"]) if checkpoint else DeliveryLedger()
+        self._saved = saved
+        self._ledger = saved.ledger if saved else DeliveryLedger()
         self._windows = TrajectoryQueue()
-        self._book = BoardBook(run.run_id, _saved_spaces(checkpoint))
-        self._progress = Progress(settings.target_return, **(checkpoint["progress"] if checkpoint else {}))
+        self._book = BoardBook(run.run_id, saved.spaces if saved else None)
+        self._progress = Progress(settings.target_return, **(saved.progress if saved else {}))
         self._publisher: PolicyPublisher | None = None
         self._base_version = 0
         self._started_at = time.monotonic()
@@ -94,6 +98,8 @@ class Learner:
         self._publish_due = 0.0
         self._unpublished = 0
         self._state: RunState = "waiting"
+        self._branches: tuple[int, ...] = ()
+        self._calibration: NDArray[Any] | None = None
 
     def lead(self, state: StateFolder, versions: VersionCounter, should_stop: Callable[[], bool]) -> RunResult:
         """Announce, wait for a board, learn, settle, report."""
@@ -106,13 +112,14 @@ class Learner:
             ack=lambda boot, seq: self._link.send_acks([(boot, seq)]),
             current_version=lambda: self._version,
             max_policy_lag=self._settings.max_policy_lag,
+            state_size=state_size(self._settings.memory, self._settings.memory_size),
         ) as intake:
             self._link.deliver_to(intake.hand_over)
             self._link.publish_run(self._run)
             spaces = self._wait_for_spaces(intake, should_stop)
             evaluation = None
             if spaces is not None:
-                algorithm = self._make_algorithm(spaces)
+                algorithm = self._make_algorithm(spaces, state)
                 with self._make_publisher(versions, spaces) as self._publisher:
                     self._learn(algorithm, self._publisher, state, intake, should_stop)
                     evaluation = self._settle(algorithm, self._publisher, state, interrupted=should_stop())
@@ -131,10 +138,11 @@ class Learner:
         """Take a batch, learn from it, ack it, publish, beat, save; until the end."""
         self._state = "learning"
         self._progress.started_at = time.monotonic()
-        publisher.offer(Snapshot(algorithm.policy_graph(), largest_logit=0.0))
+        publisher.offer(self._snapshot(algorithm))
         while not (self._is_over() or should_stop()):
             intake.raise_failure()
             self._link.raise_failure()
+            publisher.raise_failure()
             self._update(algorithm)
             self._offer_policy(algorithm, publisher)
             self._beat()
@@ -147,8 +155,10 @@ class Learner:
         if not windows:
             return
         started = time.monotonic()
-        batch = make_batch([window.trajectory for window in windows], self._device)
+        batch = make_batch([window.trajectory for window in windows], self._device, self._branches)
         report = algorithm.update(batch)
+        if self._recipe.needs_calibration:
+            self._calibration = recent_observations(batch)
         for window in windows:
             self._ledger.mark_learned(window.boot, window.seq)
         self._link.send_acks([(window.boot, window.seq) for window in windows])
@@ -160,8 +170,7 @@ class Learner:
         due = self._unpublished >= settings.publish_every_updates or now >= self._publish_due
         if not (self._unpublished and due):
             return
-        newest = self._progress.newest
-        publisher.offer(Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0))
+        publisher.offer(self._snapshot(algorithm))
         self._unpublished = 0
         self._publish_due = now + settings.publish_every_s
 
@@ -172,8 +181,7 @@ class Learner:
         self._state = "settling"
         self._beat(force=True)
         if self._unpublished:
-            newest = self._progress.newest
-            publisher.offer(Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0))
+            publisher.offer(self._snapshot(algorithm))
         version = publisher.drain(timeout_s=_REST_WAIT_S)
         self._save(algorithm, state)
         settlement = Settlement(self._link, self._book, run_id=self._run.run_id)
@@ -221,14 +229,29 @@ class Learner:
             self._book.wait_for(lambda: self._book.spaces is not None, _IDLE_WAIT_S)
         return self._book.spaces
 
-    def _make_algorithm(self, spaces: Spaces) -> Algorithm:
+    def _make_algorithm(self, spaces: Spaces, state: StateFolder) -> Algorithm:
         settings = self._settings
         torch.manual_seed(settings.seed)  # weights only: all other randomness is the boards'
-        network = ActorCritic(*spaces, settings.hidden_sizes).to(self._device)
-        algorithm = Impala(network, settings)
-        if self._checkpoint is not None:
-            algorithm.load_state_dict(self._checkpoint["algorithm"])
+        network = ActorCritic(
+            *spaces,
+            settings.hidden_sizes,
+            network=settings.network,
+            memory=settings.memory,
+            memory_size=settings.memory_size,
+            frame_stack=self._run.frame_stack,
+        )
+        algorithm = Impala(network.to(self._device), settings)
+        if self._saved is not None:
+            try:
+                algorithm.load_state_dict(self._saved.algorithm)
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise state.unfit("holds another network than network, hidden_sizes and memory say", error) from error
+        self._branches = branches(spaces[1])
         return algorithm
+
+    def _snapshot(self, algorithm: Algorithm) -> Snapshot:
+        newest = self._progress.newest
+        return Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0, self._calibration)
 
     def _make_publisher(self, versions: VersionCounter, spaces: Spaces) -> PolicyPublisher:
         return PolicyPublisher(
@@ -239,6 +262,8 @@ class Learner:
             recipe=self._recipe,
             head="gaussian" if isinstance(spaces[1], BoxSpec) else "categorical",
             spaces=spaces,
+            frame_stack=self._run.frame_stack,
+            has_old_runtime=lambda: self._book.has_runtime(_OLD_RUNTIME),
             max_bytes_per_s=self._settings.max_publish_bytes_per_s,
         )
 
@@ -250,23 +275,13 @@ class Learner:
             self._save(algorithm, state)
 
     def _save(self, algorithm: Algorithm, state: StateFolder) -> None:
-        spaces = self._book.spaces
-        state.save(
-            {
-                "run": to_builtins(self._run),
-                "version": self._version,
-                "spaces": [to_builtins(space) for space in spaces] if spaces else None,
-                "algorithm": algorithm.state_dict(),
-                "ledger": self._ledger.state(),
-                "progress": self._progress.state(),
-            }
+        saved = SavedRun(
+            run=self._run,
+            version=self._version,
+            spaces=self._book.spaces,
+            algorithm=algorithm.state_dict(),
+            ledger=self._ledger,
+            progress=self._progress.state(),
         )
+        saved.save(state)
         self._checkpoint_due = time.monotonic() + self._settings.checkpoint_every_s
-
-
-def _saved_spaces(checkpoint: dict[str, Any] | None) -> Spaces | None:
-    if checkpoint is None or checkpoint["spaces"] is None:
-        return None
-    observation, action = checkpoint["spaces"]
-    action_spec: SpaceSpec = convert(action, SpaceSpec)  # type: ignore[arg-type]
-    return convert(observation, BoxSpec), action_spec

@@ -1,114 +1,136 @@
-"""The learner's network: two separate tanh towers, one for the policy and one for the value."""
+"""The learner's network: encoder, memory, policy and value.
 
-import math
+    vectors:             observation --> tanh tower --> policy     and a tower of its own --> value
+    images or a memory:  observation --> encoder --> [memory] --> policy and value
+
+Vectors are normalised by running moments, images divided by 255; both happen in the policy file too.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cloud_learner.normalisation import ObservationNormaliser
-from compressor.layer import Layer
-from compressor.policy_graph import PolicyGraph
-from corrector import categorical_log_prob, gaussian_log_prob
-from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec
-from fleet_protocol.trajectory import Head
+from cloud_learner.action_head import make_action_head
+from cloud_learner.config import MemoryKind, NetworkKind
+from cloud_learner.encoders import IMAGE_AXES, linear, make_encoder
+from cloud_learner.memory import RecurrentMemory
+from cloud_learner.normalisation import ObservationNormaliser, PixelScaler
+from cloud_learner.policy_export import as_numpy, export_layer, export_memory, export_tower
+from compressor import Layer, PolicyGraph
+from fleet_protocol.spaces import BoxSpec, SpaceSpec, head_size, stacked_shape
 
 _LOG_STD_RANGE = (-5.0, 1.0)
 
 
 class PolicyOutput(NamedTuple):
-    """What the network says about `[..., D]` observations: the head's parameters and the value.
+    """What the network says about observations.
 
     Attributes:
         params: Logits `[..., A]`, or means and log standard deviations, one after the other `[..., 2 A]`.
         values: `[...]`.
+        states: The memory's state after each row, `[T, B, H]`; None without a memory.
     """
 
     params: Tensor
     values: Tensor
+    states: Tensor | None
+
+    def detach(self) -> "PolicyOutput":
+        """The same numbers without their history."""
+        states = None if self.states is None else self.states.detach()
+        return PolicyOutput(self.params.detach(), self.values.detach(), states)
 
 
 class ActorCritic(nn.Module):
     """Policy and value of one task.
 
     Args:
-        observation: The observation space, a vector.
+        observation: The observation space: a vector or an image.
         action: The action space.
-        hidden_sizes: Widths of the layers of each tower.
+        hidden_sizes: Widths of an mlp's layers.
+        network: Kind of encoder.
+        memory: Kind of memory.
+        memory_size: Its width.
+        frame_stack: Observations that make what the policy sees.
+
+    Raises:
+        ProgramError: The encoder cannot read such observations.
     """
 
-    def __init__(self, observation: BoxSpec, action: SpaceSpec, hidden_sizes: list[int]) -> None:
+    def __init__(
+        self,
+        observation: BoxSpec,
+        action: SpaceSpec,
+        hidden_sizes: Sequence[int],
+        *,
+        network: NetworkKind = "auto",
+        memory: MemoryKind = "none",
+        memory_size: int = 128,
+        frame_stack: int = 1,
+    ) -> None:
         super().__init__()
-        size = observation.shape[0]
-        self.head: Head = "categorical" if isinstance(action, DiscreteSpec) else "gaussian"
-        actions = action.n if isinstance(action, DiscreteSpec) else action.shape[0]
-        self.normaliser = ObservationNormaliser(size)
-        self.policy_tower = _tower(size, hidden_sizes)
-        self.value_tower = _tower(size, hidden_sizes)
-        self.policy_head = _linear(hidden_sizes[-1], actions, gain=0.01)
-        self.value_head = _linear(hidden_sizes[-1], 1, gain=1.0)
-        if self.head == "gaussian":
-            self.log_std = nn.Parameter(torch.zeros(actions))
+        self._shape = stacked_shape(observation, frame_stack)
+        self.action_head = make_action_head(action)
+        is_image, has_memory = len(self._shape) == IMAGE_AXES, memory != "none"
+        self.policy_tower, features = make_encoder(network, self._shape, hidden_sizes)
+        shares_encoder = is_image or has_memory
+        self.value_tower = None if shares_encoder else make_encoder(network, self._shape, hidden_sizes)[0]
+        self.normaliser = PixelScaler() if is_image else ObservationNormaliser(self._shape[0])
+        self.memory = RecurrentMemory(memory, features, memory_size) if has_memory else None
+        features = memory_size if has_memory else features
+        self.policy_head = linear(features, head_size(action), gain=0.01)
+        self.value_head = linear(features, 1, gain=1.0)
+        if self.action_head.kind == "gaussian":
+            self.log_std = nn.Parameter(torch.zeros(head_size(action)))
 
-    def forward(self, observations: Tensor) -> PolicyOutput:
-        """Evaluate observations, float32 `[..., D]`."""
-        normalised = self.normaliser(observations)
-        params = self.policy_head(self.policy_tower(normalised))
-        if self.head == "gaussian":
+    def forward(
+        self, observations: Tensor, state: Tensor | None = None, is_first: Tensor | None = None
+    ) -> PolicyOutput:
+        """Evaluate observations.
+
+        Args:
+            observations: float32 `[..., D]` or uint8 `[..., height, width, channels]`, frames stacked; with a memory
+                the leading axes are `[T, B]`.
+            state: The memory's state before the first row, float32 `[B, H]`; None for zeros.
+            is_first: bool `[T, B]`: the memory forgets before this row.
+        """
+        features, value_features = self._encode(observations)
+        states = None
+        if self.memory is not None:
+            features, states = self.memory(features, state, is_first)
+            value_features = features
+        params = self.policy_head(features)
+        if self.action_head.kind == "gaussian":
             log_std = self.log_std.clamp(*_LOG_STD_RANGE).expand_as(params)
             params = torch.cat([params, log_std], dim=-1)
-        return PolicyOutput(params, self.value_head(self.value_tower(normalised)).squeeze(-1))
-
-    def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
-        """Log-probability `[...]` of actions under the head's parameters."""
-        if self.head == "categorical":
-            return categorical_log_prob(params, actions)
-        mean, log_std = params.chunk(2, dim=-1)
-        return gaussian_log_prob(mean, log_std, actions)
-
-    def entropy(self, params: Tensor) -> Tensor:
-        """Entropy `[...]` in nats."""
-        if self.head == "categorical":
-            log_probs = params.log_softmax(dim=-1)
-            return -(log_probs.exp() * log_probs).sum(dim=-1)
-        _, log_std = params.chunk(2, dim=-1)
-        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
+        return PolicyOutput(params, self.value_head(value_features).squeeze(-1), states)
 
     def to_graph(self) -> PolicyGraph:
         """The policy alone, in numpy: a copy that later updates do not touch."""
-        heads = {"logits": _layer(self.policy_head)}
-        if self.head == "gaussian":
+        heads = {"logits": export_layer(self.policy_head)}
+        if self.action_head.kind == "gaussian":
             log_std = self.log_std.detach().clamp(*_LOG_STD_RANGE)
             zeros = np.zeros(self.policy_head.weight.shape, np.float32)
-            heads = {"mean": _layer(self.policy_head), "log_std": Layer(zeros, _numpy(log_std))}
+            heads = {"mean": export_layer(self.policy_head), "log_std": Layer(zeros, as_numpy(log_std))}
+        normaliser = self.normaliser
+        is_vector = isinstance(normaliser, ObservationNormaliser)
         return PolicyGraph(
-            torso=tuple(_layer(m, "tanh") for m in self.policy_tower if isinstance(m, nn.Linear)),
+            torso=export_tower(self.policy_tower),
             heads=heads,
-            observation_shift=_numpy(self.normaliser.shift),
-            observation_scale=_numpy(self.normaliser.scale),
+            memory=None if self.memory is None else export_memory(self.memory),
+            image_shape=None if is_vector else self._shape,  # type: ignore[arg-type]
+            observation_shift=as_numpy(normaliser.shift) if is_vector else None,
+            observation_scale=as_numpy(normaliser.scale) if is_vector else None,
         )
 
-
-def _tower(size: int, hidden_sizes: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in hidden_sizes:
-        layers += [_linear(size, width, gain=math.sqrt(2)), nn.Tanh()]
-        size = width
-    return nn.Sequential(*layers)
-
-
-def _linear(inputs: int, outputs: int, *, gain: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _layer(linear: nn.Linear, activation: str | None = None) -> Layer:
-    return Layer(_numpy(linear.weight), _numpy(linear.bias), activation)  # type: ignore[arg-type]
-
-
-def _numpy(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    def _encode(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Features for the policy and for the value, `[..., F]` both."""
+        leading = observations.shape[: -len(self._shape)]
+        normalised = self.normaliser(observations.reshape(-1, *self._shape))
+        features = self.policy_tower(normalised).reshape(*leading, -1)
+        if self.value_tower is None:
+            return features, features
+        return features, self.value_tower(normalised).reshape(*leading, -1)

@@ -8,10 +8,16 @@ from torch import Tensor, nn
 from compressor.policy_graph import OBSERVATION_CLIP
 
 _EPSILON: Final = 1e-4
+_SMALLEST_VARIANCE: Final = 1e-8
+_LARGEST_PIXEL: Final = 255.0
+_ENOUGH: Final = 100
+_SPIKE: Final = 100.0
+"""In standard deviations. A value beyond counts as one there: a broken sensor's window then moves the deviation by a
+factor of ten at most, and a task whose scale has really grown is followed within a few batches."""
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all that was seen (Chan, Golub and LeVeque's parallel update).
+    """Mean and variance of all that was seen (Chan, Golub and LeVeque's parallel update), spikes cut off.
 
     Args:
         size: D.
@@ -29,7 +35,7 @@ class RunningMoments(nn.Module):
 
     def update(self, values: Tensor) -> None:
         """Take in values, float `[..., D]`."""
-        flat = values.reshape(-1, values.shape[-1]).to(torch.float64)
+        flat = self._without_spikes(values.reshape(-1, values.shape[-1]).to(torch.float64))
         variance, mean = torch.var_mean(flat, dim=0, correction=0)
         delta = mean - self.mean
         total = self.count + flat.shape[0]
@@ -37,6 +43,12 @@ class RunningMoments(nn.Module):
         self.variance += (variance - self.variance) * share + delta**2 * share * (1 - share)
         self.mean += delta * share
         self.count.copy_(total)
+
+    def _without_spikes(self, values: Tensor) -> Tensor:
+        # A few values tell no scale to judge others by, nor do many that have not varied yet.
+        known = (self.variance > _SMALLEST_VARIANCE) & (self.count > _ENOUGH)
+        reach = torch.where(known, _SPIKE * self.variance.sqrt(), torch.inf)
+        return values.clamp(self.mean - reach, self.mean + reach)
 
 
 class ObservationNormaliser(nn.Module):
@@ -59,11 +71,22 @@ class ObservationNormaliser(nn.Module):
         """Take in observations, float32 `[..., D]`."""
         self.moments.update(observations)
         self.shift.copy_(self.moments.mean)
-        self.scale.copy_((self.moments.variance + 1e-8).rsqrt())
+        self.scale.copy_((self.moments.variance + _SMALLEST_VARIANCE).rsqrt())
 
     def forward(self, observations: Tensor) -> Tensor:
         """Normalise, float32 `[..., D]`."""
         return ((observations - self.shift) * self.scale).clamp(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+
+class PixelScaler(nn.Module):
+    """`image / 255`, as the policy file has it; nothing is learned."""
+
+    def update(self, observations: Tensor) -> None:
+        """Images need no moments."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale uint8 `[N, height, width, channels]` to float32 `[N, C, H, W]`, channels last in memory."""
+        return images.float().div_(_LARGEST_PIXEL).permute(0, 3, 1, 2)
 
 
 class RewardScaler(nn.Module):
@@ -93,5 +116,5 @@ class RewardScaler(nn.Module):
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Scale, float32 `[T, B]`."""
-        deviation = (self.moments.variance + 1e-8).sqrt()
+        deviation = (self.moments.variance + _SMALLEST_VARIANCE).sqrt()
         return rewards / deviation.to(rewards.dtype)

@@ -4,16 +4,17 @@ import logging
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from msgspec import convert
+from msgspec.structs import replace
 
 from cloud_learner.checkpoints import StateFolder, VersionCounter
 from cloud_learner.config import LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
-from compressor import CompressionRecipe, UnknownRecipeError
+from cloud_learner.saved_run import SavedRun
+from compressor import CompressionRecipe, Precision, UnknownRecipeError
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import LearnerReport, RunSpec
@@ -21,6 +22,8 @@ from fleet_protocol.messages import LearnerReport, RunSpec
 _log = logging.getLogger(__name__)
 
 _CONNECT_WAIT_S: Final = 10.0
+_WITH_A_CLOCK: Final = {"copies": 1, "max_in_flight": 0}
+"""A run with a clock has one environment per worker, and never waits for the learner (ADR 7)."""
 
 
 def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunResult:
@@ -35,18 +38,17 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     """
     address = BrokerAddress.parse(settings.broker).require_loopback()
     recipe = _parse_recipe(settings.precision)
-    if settings.clip_rho_threshold < settings.clip_c_threshold:
-        raise ProgramError(ExitCode.CONFIG, "clip_rho_threshold must not be below clip_c_threshold (V-trace)")
+    settings = _checked(settings)
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))
-    checkpoint = state.load()
+    saved = SavedRun.load(state)
     with FleetLink(address, fleet=settings.fleet) as link:
         link.wait_connected(_CONNECT_WAIT_S)
         retained_run, retained_report = link.last_run()
-        run = _resumed_run(settings, checkpoint) or _new_run(settings, above=retained_run)
-        learner = Learner(settings, run, link=link, device=device, recipe=recipe, checkpoint=checkpoint)
-        versions = VersionCounter(state, above=_highest_version(checkpoint, retained_report))
+        run = _resumed_run(settings, saved) or _new_run(settings, above=retained_run)
+        learner = Learner(settings, run, link=link, device=device, recipe=recipe, saved=saved)
+        versions = VersionCounter(state, above=_highest_version(saved, retained_report))
         return learner.lead(state, versions, should_stop)
 
 
@@ -73,6 +75,24 @@ def _parse_recipe(text: str) -> CompressionRecipe:
         raise ProgramError(ExitCode.CONFIG, f"precision: {error}") from error
 
 
+def _checked(settings: LearnerSettings) -> LearnerSettings:
+    """What was set, with what follows from it; settings that contradict each other are refused."""
+    if settings.clip_rho_threshold < settings.clip_c_threshold:
+        raise ProgramError(ExitCode.CONFIG, "clip_rho_threshold must not be below clip_c_threshold (V-trace)")
+    if settings.precision == Precision.INT8_FULL and settings.memory != "none":
+        raise ProgramError(ExitCode.CONFIG, "precision int8-full has no memory; use int8 or int8-dynamic with it")
+    if not settings.control_hz:
+        return settings
+    defaults = LearnerSettings()
+    for name, needed in _WITH_A_CLOCK.items():
+        given = getattr(settings, name)
+        if given not in (needed, getattr(defaults, name)):
+            raise ProgramError(
+                ExitCode.CONFIG, f"a run with control_hz needs {name} = {needed}, got {given}; leave {name} out"
+            )
+    return replace(settings, **_WITH_A_CLOCK)
+
+
 def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
     return RunSpec(
         run_id=uuid.uuid4().hex[:12],
@@ -83,13 +103,16 @@ def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
         copies=settings.copies,
         max_in_flight=settings.max_in_flight,
         max_age_s=settings.max_age_s,
+        frame_stack=settings.frame_stack,
+        control_hz=settings.control_hz,
+        safe_action=settings.safe_action,
     )
 
 
-def _resumed_run(settings: LearnerSettings, checkpoint: dict[str, Any] | None) -> RunSpec | None:
-    if checkpoint is None:
+def _resumed_run(settings: LearnerSettings, saved: SavedRun | None) -> RunSpec | None:
+    if saved is None:
         return None
-    run = convert(checkpoint["run"], RunSpec)
+    run = saved.run
     if (run.env_id, run.env_kwargs) != (settings.env_id, settings.env_kwargs):
         raise ProgramError(
             ExitCode.CONFIG,
@@ -100,6 +123,6 @@ def _resumed_run(settings: LearnerSettings, checkpoint: dict[str, Any] | None) -
     return run
 
 
-def _highest_version(checkpoint: dict[str, Any] | None, report: LearnerReport | None) -> int:
+def _highest_version(saved: SavedRun | None, report: LearnerReport | None) -> int:
     retained = max(report.versions.values(), default=0) if report else 0
-    return max(checkpoint["version"] if checkpoint else 0, retained)
+    return max(saved.version if saved else 0, retained)

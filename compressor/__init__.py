@@ -3,24 +3,48 @@
 Read `compressor.pipeline` first.
 """
 
+from compressor.calibration import CalibrationError
 from compressor.fidelity import FidelityReport, HeadError, MissingRuntimeError, measure_fidelity
-from compressor.layer import Activation, InvalidPolicyError, Layer, UnsupportedPolicyError
+from compressor.layer import (
+    Activation,
+    Block,
+    Convolution,
+    Flatten,
+    InvalidPolicyError,
+    Layer,
+    MaxPool,
+    Relu,
+    Residual,
+    UnsupportedPolicyError,
+)
+from compressor.memory import Gru, Lstm, Memory
 from compressor.pipeline import CompressedPolicy, compress
-from compressor.policy_graph import OBSERVATION_CLIP, PolicyGraph
+from compressor.policy_graph import OBSERVATION_CLIP, Observations, PolicyGraph
 from compressor.recipe import CompressionRecipe, Precision, UnknownRecipeError, WeightScales
 
 __all__ = [
     "OBSERVATION_CLIP",
     "Activation",
+    "Block",
+    "CalibrationError",
     "CompressedPolicy",
     "CompressionRecipe",
+    "Convolution",
     "FidelityReport",
+    "Flatten",
+    "Gru",
     "HeadError",
     "InvalidPolicyError",
     "Layer",
+    "Lstm",
+    "MaxPool",
+    "Memory",
     "MissingRuntimeError",
+    "Observations",
     "PolicyGraph",
     "Precision",
+    "Relu",
+    "Residual",
     "UnknownRecipeError",
     "UnsupportedPolicyError",
     "WeightScales",

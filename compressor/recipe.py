@@ -1,8 +1,11 @@
 """What to do to a policy on its way into a file, as a frozen value with a text form.
 
 `float32` is the network as it is, `float16` halves its weights, `int8-dynamic` quarters them and lets the
-runtime quantise activations at each call. A part after `+` departs from the default:
-`int8-dynamic+per-tensor` gives each weight matrix one scale, for runtimes that misread a scale per row.
+runtime quantise activations at each call. `int8` and `int8-full` are static: activations are int8 too, on grids that
+are calibrated with observations. `int8` keeps what calibration may get wrong out of it: the first layer and the heads
+are float32, the memory's matrices as in `int8-dynamic`. `int8-full` is int8 from the pixels to the heads. A part after
+`+` departs from the default: `int8-dynamic+per-tensor` gives each weight matrix one scale, for runtimes that misread a
+scale per row.
 """
 
 from dataclasses import dataclass
@@ -16,15 +19,22 @@ class UnknownRecipeError(ValueError):
 
 
 class Precision(StrEnum):
-    """How weights are stored."""
+    """How weights and activations are stored."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8_DYNAMIC = "int8-dynamic"
+    INT8 = "int8"
+    INT8_FULL = "int8-full"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether activations are int8, on grids that only observations can tell."""
+        return self in (Precision.INT8, Precision.INT8_FULL)
 
 
 class WeightScales(StrEnum):
-    """How many scales an int8 weight matrix has; per channel (output row) is the more precise."""
+    """How many scales an int8 matrix under float activations has; per channel (output row) is the more precise."""
 
     PER_CHANNEL = "per-channel"
     PER_TENSOR = "per-tensor"
@@ -35,12 +45,18 @@ class CompressionRecipe:
     """What to do to a policy; `str` gives its text form, `parse` reads it.
 
     Attributes:
-        precision: how weights are stored.
-        weight_scales: scales of int8 weights; nothing to the float precisions.
+        precision: how weights and activations are stored.
+        weight_scales: scales of int8 matrices under float activations: those of `int8-dynamic`, and of a memory in
+            `int8`. The other precisions have none.
     """
 
     precision: Precision = Precision.INT8_DYNAMIC
     weight_scales: WeightScales = WeightScales.PER_CHANNEL
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether `compress` must be given observations to calibrate with."""
+        return self.precision.needs_calibration
 
     def __str__(self) -> str:
         is_default = self.weight_scales is WeightScales.PER_CHANNEL
@@ -64,4 +80,5 @@ class CompressionRecipe:
     @classmethod
     def _all(cls) -> list[Self]:
         per_channel = [cls(precision) for precision in Precision]
-        return [*per_channel, cls(Precision.INT8_DYNAMIC, WeightScales.PER_TENSOR)]
+        per_tensor = [cls(precision, WeightScales.PER_TENSOR) for precision in (Precision.INT8_DYNAMIC, Precision.INT8)]
+        return [*per_channel, *per_tensor]

@@ -12,7 +12,7 @@ from corrector.importance import (
     kl_divergence_categorical,
     kl_divergence_gaussian,
 )
-from corrector.log_prob import categorical_log_prob, gaussian_log_prob
+from corrector.log_prob import categorical_log_prob, gaussian_log_prob, multi_categorical_log_prob
 from corrector.policy_lag import PolicyLagSummary, policy_lag, summarize_policy_lag
 from corrector.vtrace import VTraceReturns, vtrace_from_importance_weights, vtrace_from_logits
 
@@ -26,6 +26,7 @@ __all__ = [
     "gaussian_log_prob",
     "kl_divergence_categorical",
     "kl_divergence_gaussian",
+    "multi_categorical_log_prob",
     "policy_lag",
     "summarize_policy_lag",
     "vtrace_from_importance_weights",

@@ -5,6 +5,7 @@ flow: the learner's policy loss is built on them.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,29 @@ def categorical_log_prob(logits: Tensor, actions: Tensor) -> Tensor:
     """
     require_shape(logits.shape[:-1], actions=actions)
     return torch.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def multi_categorical_log_prob(logits: Tensor, actions: Tensor, branches: Sequence[int]) -> Tensor:
+    """Return Σₖ log softmax(logitsₖ)[aₖ], the log-probability of an action of K independent parts.
+
+    Args:
+        logits: Unnormalised log-probabilities of all branches, one branch after the other, float32 `[..., A]`.
+        actions: Indices of the actions taken in each branch, int64 `[..., K]`.
+        branches: K numbers of choices, A together.
+
+    Returns:
+        Log-probabilities, float32 `[...]`.
+
+    Raises:
+        ValueError: `logits` or `actions` does not have the shape that `branches` asks for.
+    """
+    require_shape((*logits.shape[:-1], sum(branches)), logits=logits)
+    require_shape((*logits.shape[:-1], len(branches)), actions=actions)
+    parts = zip(logits.split(list(branches), dim=-1), actions.unbind(dim=-1), strict=True)
+    total, *others = (categorical_log_prob(logits, actions) for logits, actions in parts)
+    for log_prob in others:
+        total = total + log_prob
+    return total
 
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:

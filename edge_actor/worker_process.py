@@ -37,7 +37,7 @@ class WorkerProcess:
         self._clock = StepClock.make()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_actor.worker", str(theirs.fileno()), str(self._clock.fd)],
+                [sys.executable, "-P", "-m", "edge_actor.worker", str(theirs.fileno()), str(self._clock.fd)],
                 pass_fds=[theirs.fileno(), self._clock.fd],
                 stdin=subprocess.DEVNULL,
             )

@@ -42,43 +42,51 @@ Fleet = Annotated[str | None, typer.Option(help="Name of the fleet.", show_defau
 Database = Annotated[Path, typer.Option("--db", help="The monitor's SQLite file.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print.")]
 
-_LISTED = ("board_id", "state", "age_s", "policy_version", "env_steps", "dropped", "in_outbox", "pss_mb", "problem")
+_WIDTH_OF_A_FILE = 200
 
 
 @app.command()
 def demo(
-    env: Annotated[str, typer.Option(help="Gymnasium environment that the boards learn.")] = "CartPole-v1",
+    env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment that the boards learn: Gymnasium's name, or module:Class.", show_default="CartPole-v1"
+        ),
+    ] = None,
     target_return: Annotated[
         float | None,
         typer.Option(help="End when the mean return of 100 episodes reaches this.", show_default="475 for CartPole-v1"),
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds of learning after which to give up.")] = 300.0,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds of learning after which to give up.", show_default="300")
+    ] = None,
     boards: Annotated[int, typer.Option(min=1, help="Board agents to start, each a process with its workers.")] = 2,
-    copies: Annotated[int, typer.Option(min=1, help="Environments per board.")] = 16,
+    copies: Annotated[int | None, typer.Option(min=1, help="Environments per board.", show_default="16")] = None,
     report: Annotated[Path, typer.Option(help="Where to write the report (JSON).")] = Path("report.json"),
     broker_kind: Annotated[Literal["auto", "mosquitto", "amqtt"], typer.Option(help="Which broker to start.")] = "auto",
     db: Annotated[Path | None, typer.Option(help="Keep the monitor's SQLite file here.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of networks and boards; 0 = boards from the system.")] = 0,
+    allow_env: Annotated[
+        list[str] | None, typer.Option(help="Let boards run environments of this module, beside Gymnasium's own.")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Run the whole loop on this machine: broker, learner and boards learn a task, live, and end with a report.
 
     Exit code 0 when the target was reached, 7 when it was not (the report is written all the same).
 
-    Example: `edgerl demo --env Acrobot-v1 --target-return -100 --time-limit 240`
+    Example: `edgerl demo --env Acrobot-v1 --target-return -100`, or `edgerl demo -c examples/catch.toml`
     """
-    from edgerl.demo import DemoPlan, run_demo  # noqa: PLC0415
+    from edgerl.demo import plan_demo, run_demo  # noqa: PLC0415
 
-    plan = DemoPlan(
-        env_id=env,
-        target_return=target_return if target_return is not None else (475.0 if env == "CartPole-v1" else None),
-        time_limit_s=time_limit,
+    plan = plan_demo(
+        {"env_id": env, "target_return": target_return, "time_limit_s": time_limit, "copies": copies},
         boards=boards,
-        copies=copies,
         report=report,
         broker_kind=broker_kind,
         database=db,
         seed=seed,
+        allowed_environments=allow_env or [],
         config=config,
     )
     raise typer.Exit(run_demo(plan, Console()))
@@ -108,6 +116,14 @@ def monitor(context: typer.Context) -> None:
     raise typer.Exit(monitor_main(context.args))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def doctor(context: typer.Context) -> None:
+    """Check that this machine can do its part, and say what to do where it cannot. `doctor env NAME` tries a task."""
+    from edgerl.doctor import main as doctor_main  # noqa: PLC0415
+
+    raise typer.Exit(doctor_main(context.args))
+
+
 @broker_app.command("run")
 def broker_run(
     port: Annotated[
@@ -121,33 +137,34 @@ def broker_run(
     """Run a broker on this machine's loopback until Ctrl-C."""
     from edgerl.broker import run_broker  # noqa: PLC0415
 
+    _log_warnings()
     run_broker(port, kind=kind)
 
 
 @fleet_app.command("list")
 def fleet_list(db: Database = Path("fleet.db"), output: OutputFormat = "table") -> None:
-    """List the boards that the monitor has recorded."""
+    """List the boards that the monitor has recorded, and what is wrong with them."""
+    from fleet_monitor.description import list_row  # noqa: PLC0415
     from fleet_monitor.listing import list_boards  # noqa: PLC0415
 
-    rows = [msgspec.to_builtins(row) for row in list_boards(db)]
-    if output == "table":
-        rows = [{name: row[name] for name in _LISTED} for row in rows]
-    _print_rows("Boards", rows, output)
+    boards = list_boards(db)
+    _print_rows("Boards", msgspec.to_builtins(boards) if output == "json" else [*map(list_row, boards)], output)
 
 
 @fleet_app.command("show")
 def fleet_show(board: str, db: Database = Path("fleet.db"), output: OutputFormat = "table") -> None:
-    """Show one board: its state, and its latencies over time."""
+    """Show one board: what it does and how it is, and its latencies and health over time."""
+    from fleet_monitor.description import describe, health_row, latency_row  # noqa: PLC0415
     from fleet_monitor.listing import show_board  # noqa: PLC0415
 
-    detail = msgspec.to_builtins(show_board(db, board))
+    detail = show_board(db, board)
     if output == "json":
-        print(json.dumps(detail, indent=2))  # noqa: T201
+        print(json.dumps(msgspec.to_builtins(detail), indent=2))  # noqa: T201
         return
-    latencies = detail.pop("latencies", [])
-    board_row = detail.pop("board", detail)
-    _print_rows(board, [{"what": name, "value": value} for name, value in board_row.items()], output)
-    _print_rows("Latencies", latencies, output)
+    for sentence in describe(detail.board):
+        _console().print(escape(sentence), soft_wrap=True)
+    _print_rows("Latencies, newest first", [*map(latency_row, detail.latencies)], output)
+    _print_rows("Health, newest first", [*map(health_row, detail.health)], output)
 
 
 @config_app.command("show")
@@ -178,7 +195,6 @@ def explain(code: Annotated[int, typer.Argument(help="An exit code.")]) -> None:
 
 def main() -> NoReturn:
     """Run the command line; what a person can put right is one line, not a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         app()
     except ProgramError as error:
@@ -187,19 +203,29 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def _log_warnings() -> None:
+    # Not for all commands: learn, act and monitor say more, and only the first call of basicConfig counts.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+
+
+def _console() -> Console:
+    """A terminal's own width; what goes into a file or a pipe is not folded at 80 characters."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+
 def _print_rows(title: str, rows: Any, output: Format) -> None:  # noqa: ANN401 - JSON
     if output == "json":
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
     if not rows:
-        Console().print(f"{title}: none recorded yet")
+        _console().print(f"{title}: none recorded yet")
         return
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(rows[0]):
         table.add_column(str(name).replace("_", " "), no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    _console().print(table)
 
 
 def _cell(value: object) -> str:

@@ -105,7 +105,7 @@ class Fleet:
         return FleetView(self._learner, boards, dict(self._ignored))
 
     def intervals(self) -> list[Interval]:
-        """Latencies since the last call, of the boards that were heard since."""
+        """Latencies since the last call, and health, of the boards that were heard since."""
         intervals: list[Interval] = []
         for board_id, board in self._boards.items():
             newest, before = board.telemetry, board.marked
@@ -116,7 +116,7 @@ class Fleet:
                 name: difference(state, older.get(name, SketchState())) for name, state in newest.sketches.items()
             }
             board.marked = newest
-            intervals.append(Interval(board_id, newest.boot_id, sketches))
+            intervals.append(Interval(board_id, newest.boot_id, sketches, newest.health))
         return intervals
 
     def _take(self, address: TopicAddress, payload: bytes) -> None:

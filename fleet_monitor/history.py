@@ -10,12 +10,24 @@ from fleet_monitor.fleet import BoardView
 from fleet_monitor.intervals import Interval
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Telemetry
+from fleet_protocol.messages import Health, Telemetry
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _APPLICATION_ID: Final = 0x4564_6752
 """`EdgR`: tells our file from every other program's."""
 _BUSY_WAIT_S: Final = 5.0
+_VITALS: Final = tuple(
+    "cpu_percent cpu_mhz temperature_c throttled memory_available_mb disk_free_mb wifi_dbm".split()  # noqa: SIM905
+)
+"""Fields of `Health` that a board may not know: columns of `board` and `health`, of any number type, or NULL."""
+_HEALTH_TABLE: Final = f"""
+CREATE TABLE IF NOT EXISTS health (
+    at REAL NOT NULL, board_id TEXT NOT NULL, boot_id TEXT NOT NULL, pss_mb REAL NOT NULL, {", ".join(_VITALS)}
+);
+CREATE INDEX IF NOT EXISTS health_by_board ON health (board_id, at);
+CREATE INDEX IF NOT EXISTS health_by_time ON health (at);
+PRAGMA user_version={SCHEMA_VERSION};
+"""
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS latency (
@@ -28,18 +40,27 @@ CREATE TABLE IF NOT EXISTS board (
     board_id TEXT PRIMARY KEY, boot_id TEXT NOT NULL, seen_at REAL, state TEXT NOT NULL, problem TEXT NOT NULL,
     run_id TEXT NOT NULL, policy_version INTEGER NOT NULL, env_steps INTEGER NOT NULL, steps_per_s REAL NOT NULL,
     produced INTEGER NOT NULL, dropped INTEGER NOT NULL, in_outbox INTEGER NOT NULL, pss_mb REAL NOT NULL,
-    software TEXT NOT NULL, runtime TEXT NOT NULL
+    software TEXT NOT NULL, runtime TEXT NOT NULL, {", ".join(_VITALS)}
 );
 PRAGMA application_id={_APPLICATION_ID};
-PRAGMA user_version={SCHEMA_VERSION};
+{_HEALTH_TABLE}
 COMMIT;
 """
-_PUT_BOARD: Final = """
+_FROM_SCHEMA_1: Final = f"""
+BEGIN IMMEDIATE;
+{"".join(f"ALTER TABLE board ADD COLUMN {name};" for name in _VITALS)}
+{_HEALTH_TABLE}
+COMMIT;
+"""
+_PUT_BOARD: Final = f"""
 INSERT OR REPLACE INTO board VALUES (
     :board_id, :boot_id, :seen_at, :state, :problem, :run_id, :policy_version, :env_steps, :steps_per_s,
-    :produced, :dropped, :in_outbox, :pss_mb, :software, :runtime
+    :produced, :dropped, :in_outbox, :pss_mb, :software, :runtime, {", ".join(f":{name}" for name in _VITALS)}
 )
-"""
+"""  # noqa: S608 - the names are our own
+_PUT_HEALTH: Final = f"""
+INSERT INTO health VALUES (:at, :board_id, :boot_id, :pss_mb, {", ".join(f":{name}" for name in _VITALS)})
+"""  # noqa: S608 - the same
 _NO_TELEMETRY: Final = Telemetry(board_id="", boot_id="", uptime_s=0.0)
 
 
@@ -59,8 +80,8 @@ def file_errors(path: Path) -> Generator[None]:
         ) from error
 
 
-def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open the monitor's file; for writing, it is made if missing.
+def open_database(path: Path, *, read_only: bool = False, upgrade: bool = True) -> sqlite3.Connection:
+    """Open the monitor's file; for writing, it is made if missing, and brought to our schema unless told not to.
 
     Raises:
         ProgramError: It is no database, another program's, of another schema, or cannot be opened.
@@ -78,7 +99,8 @@ def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             if not read_only and not _is_used(database):
                 database.execute("PRAGMA journal_mode=WAL")
                 database.executescript(_SCHEMA)
-            _require_ours(database, path)
+            if _require_ours(database, path) < SCHEMA_VERSION and upgrade and not read_only:
+                database.executescript(_FROM_SCHEMA_1)
             database.execute("PRAGMA synchronous=NORMAL")
         except BaseException:
             database.close()
@@ -91,7 +113,7 @@ class History:
 
     Args:
         path: The SQLite file.
-        keep_hours: Latencies older than this are deleted.
+        keep_hours: Latencies and health older than this are deleted.
 
     Raises:
         ProgramError: It cannot be used.
@@ -113,7 +135,7 @@ class History:
         self._database.close()
 
     def write(self, boards: list[BoardView], intervals: list[Interval]) -> None:
-        """Write the boards as they are, and the latencies of an interval, in one transaction.
+        """Write the boards as they are, and the latencies and health of an interval, in one transaction.
 
         Raises:
             ProgramError: The file cannot be written.
@@ -125,14 +147,17 @@ class History:
                 "INSERT INTO latency VALUES (?,?,?,?,?,?,?,?,?)",
                 [row for interval in intervals for row in _latency_rows(interval, now)],
             )
+            self._database.executemany(_PUT_HEALTH, [_health_row(interval, now) for interval in intervals])
             self._database.execute("DELETE FROM latency WHERE at < ?", (now - self._keep_s,))
+            self._database.execute("DELETE FROM health WHERE at < ?", (now - self._keep_s,))
 
 
 def _is_used(database: sqlite3.Connection) -> bool:
     return database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
 
-def _require_ours(database: sqlite3.Connection, path: Path) -> None:
+def _require_ours(database: sqlite3.Connection, path: Path) -> int:
+    """The file's schema."""
     application_id: int = database.execute("PRAGMA application_id").fetchone()[0]
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
     if application_id != _APPLICATION_ID:
@@ -144,6 +169,7 @@ def _require_ours(database: sqlite3.Connection, path: Path) -> None:
             ExitCode.STATE_UNUSABLE,
             f"{path} was written by a newer EdgeRL (schema {version}, known is {SCHEMA_VERSION}); update this one",
         )
+    return version
 
 
 def _latency_rows(interval: Interval, now: float) -> Iterator[tuple[object, ...]]:
@@ -151,6 +177,15 @@ def _latency_rows(interval: Interval, now: float) -> Iterator[tuple[object, ...]
         if sketch.count:
             percentiles = (sketch.quantile(share) for share in (0.5, 0.95, 0.99, 1.0))
             yield (now, interval.board_id, interval.boot_id, measure, sketch.count, *percentiles)
+
+
+def _health_row(interval: Interval, now: float) -> dict[str, object]:
+    told = {"at": now, "board_id": interval.board_id, "boot_id": interval.boot_id, "pss_mb": interval.health.pss_mb}
+    return told | _vitals(interval.health)
+
+
+def _vitals(health: Health) -> dict[str, object]:
+    return {name: getattr(health, name) for name in _VITALS}
 
 
 def _board_row(board: BoardView, now: float) -> dict[str, object]:
@@ -172,4 +207,5 @@ def _board_row(board: BoardView, now: float) -> dict[str, object]:
         "pss_mb": telemetry.health.pss_mb,
         "software": birth.software if birth else "",
         "runtime": birth.runtime if birth else "",
+        **_vitals(telemetry.health),
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from fleet_protocol.messages import SketchState
+from fleet_protocol.messages import Health, SketchState
 from fleet_protocol.sketch import RELATIVE_ERROR, LatencySketch
 
 _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -11,11 +11,12 @@ _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Latencies of one board between two moments, by measure."""
+    """Latencies of one board between two moments, by measure, and how the board was at its end."""
 
     board_id: str
     boot_id: str
     sketches: dict[str, LatencySketch]
+    health: Health
 
 
 def difference(newer: SketchState, older: SketchState) -> LatencySketch:

@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from fleet_monitor.conditions import conditions
 from fleet_monitor.fleet import STALE_AFTER_S
 from fleet_monitor.history import file_errors, open_database
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.messages import Health
 
 
 class BoardRow(Struct, frozen=True, kw_only=True):
@@ -34,6 +36,35 @@ class BoardRow(Struct, frozen=True, kw_only=True):
     problem: str
     software: str
     runtime: str
+    cpu_percent: float | None = None
+    cpu_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: int | None = None
+    """Raspberry Pi's bits, as in `Health`."""
+    memory_available_mb: float | None = None
+    disk_free_mb: float | None = None
+    wifi_dbm: float | None = None
+    conditions: list[str] = []
+    """What is wrong with the board itself, in words."""
+
+    @property
+    def health(self) -> Health:
+        """How the board was when it was last heard."""
+        return msgspec.convert(self, Health, from_attributes=True)
+
+
+class HealthRow(Struct, frozen=True, kw_only=True):
+    """How one board was at the end of one interval; None for what it cannot tell."""
+
+    age_s: float
+    pss_mb: float
+    cpu_percent: float | None
+    cpu_mhz: float | None
+    temperature_c: float | None
+    throttled: int | None
+    memory_available_mb: float | None
+    disk_free_mb: float | None
+    wifi_dbm: float | None
 
 
 class LatencyRow(Struct, frozen=True, kw_only=True):
@@ -49,10 +80,11 @@ class LatencyRow(Struct, frozen=True, kw_only=True):
 
 
 class BoardDetail(Struct, frozen=True, kw_only=True):
-    """A board and its last latencies, newest first."""
+    """A board, and its last latencies and health, newest first."""
 
     board: BoardRow
     latencies: list[LatencyRow]
+    health: list[HealthRow]
 
 
 def list_boards(path: Path) -> list[BoardRow]:
@@ -66,7 +98,7 @@ def list_boards(path: Path) -> list[BoardRow]:
 
 
 def show_board(path: Path, board_id: str, *, intervals: int = 5) -> BoardDetail:
-    """One board, with its last intervals of every measure.
+    """One board, with its last intervals of every measure, and its health in them.
 
     Raises:
         ProgramError: No such file, or no such board.
@@ -77,7 +109,11 @@ def show_board(path: Path, board_id: str, *, intervals: int = 5) -> BoardDetail:
             close = difflib.get_close_matches(board_id, boards, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(boards) or 'none yet'}"
             raise ProgramError(ExitCode.USAGE, f"no board {board_id!r} in {path}; {hint}")
-        return BoardDetail(board=boards[board_id], latencies=_latencies(database, board_id, intervals))
+        return BoardDetail(
+            board=boards[board_id],
+            latencies=_latencies(database, board_id, intervals),
+            health=_healths(database, board_id, intervals),
+        )
 
 
 @contextmanager
@@ -94,7 +130,12 @@ def _reading(path: Path) -> Generator[sqlite3.Connection]:
 def _boards(database: sqlite3.Connection) -> list[BoardRow]:
     rows = database.execute("SELECT *, ? - seen_at AS age_s FROM board ORDER BY board_id", (utc_timestamp(),))
     boards = [msgspec.convert(dict(row), BoardRow) for row in rows]
-    return [msgspec.structs.replace(board, state="stale") if _is_silent(board) else board for board in boards]
+    return [
+        msgspec.structs.replace(
+            board, state="stale" if _is_silent(board) else board.state, conditions=conditions(board.health)
+        )
+        for board in boards
+    ]
 
 
 def _is_silent(board: BoardRow) -> bool:
@@ -109,3 +150,13 @@ def _latencies(database: sqlite3.Connection, board_id: str, intervals: int) -> l
         (utc_timestamp(), board_id, intervals),
     )
     return [msgspec.convert(dict(row), LatencyRow) for row in rows]
+
+
+def _healths(database: sqlite3.Connection, board_id: str, intervals: int) -> list[HealthRow]:
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'health'").fetchone() is None:
+        return []  # written before boards told it, and by nobody since
+    rows = database.execute(
+        "SELECT *, ? - at AS age_s FROM health WHERE board_id = ? ORDER BY at DESC LIMIT ?",
+        (utc_timestamp(), board_id, intervals),
+    )
+    return [msgspec.convert(dict(row), HealthRow) for row in rows]

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     STATE_UNUSABLE = 14
     ENVIRONMENT_FAILED = 15
     PROCESS_DIED = 17
+    MACHINE_UNFIT = 18
     INTERRUPTED = 130
 
 
@@ -53,6 +54,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     "with --state, or repair it.",
     ExitCode.ENVIRONMENT_FAILED: "The environment raised an error when it was made or stepped. The message is its own.",
     ExitCode.PROCESS_DIED: "A process that the command needs has died. Its last lines say why.",
+    ExitCode.MACHINE_UNFIT: "This machine cannot do what was asked of it: too slow for the rate, no usable GPU, a "
+    "clock that is wrong. `edgerl doctor` says which, and what to do.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 

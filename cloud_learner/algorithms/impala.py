@@ -16,14 +16,12 @@ from cloud_learner.config import LearnerSettings
 from cloud_learner.losses import clipped_surrogate_loss, value_loss
 from cloud_learner.networks import ActorCritic, PolicyOutput
 from cloud_learner.normalisation import RewardScaler
-from compressor.policy_graph import PolicyGraph
+from compressor import PolicyGraph
 from corrector import (
     VTraceReturns,
     clip_share,
     effective_sample_size,
     explained_variance,
-    kl_divergence_categorical,
-    kl_divergence_gaussian,
     vtrace_from_importance_weights,
 )
 
@@ -47,21 +45,17 @@ class Impala:
         settings, network = self._settings, self._network
         network.normaliser.update(batch.observations)
         self._reward_scaler.update(batch.rewards, batch.terminated | batch.truncated)
-        with torch.no_grad():
-            before = network(batch.observations)
-            log_prob = network.log_prob(before.params[:-1], batch.actions)
-            returns = self._correct(batch, log_prob, before.values)
+        output: PolicyOutput = network(batch.observations, batch.initial_state, batch.is_first)
+        before = output.detach()
+        log_prob = network.action_head.log_prob(before.params[:-1], batch.actions)
+        returns = self._correct(batch, log_prob, before)
         advantages = returns.pg_advantages
         advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
         first: tuple[Tensor, Tensor, Tensor] | None = None
         for _ in range(settings.passes):
-            output = network(batch.observations[:-1])
-            log_ratios = network.log_prob(output.params, batch.actions) - log_prob
-            losses = (
-                clipped_surrogate_loss(log_ratios, advantages, settings.surrogate_clip),
-                value_loss(output.values, returns.vs),
-                network.entropy(output.params).mean(),
-            )
+            if first is not None:
+                output = network(batch.observations[:-1], batch.initial_state, batch.is_first[:-1])
+            losses = self._losses(batch, output, log_prob=log_prob, advantages=advantages, vs=returns.vs)
             first = first or losses
             self._descend(losses[0] + settings.value_cost * losses[1] - settings.entropy_cost * losses[2])
         assert first is not None  # noqa: S101 - there is at least one pass
@@ -85,11 +79,28 @@ class Impala:
         self._optimizer.load_state_dict(state["optimizer"])
         self._reward_scaler.load_state_dict(state["reward_scaler"])
 
-    def _correct(self, batch: Batch, log_prob: Tensor, values: Tensor) -> VTraceReturns:
-        settings = self._settings
+    def _losses(
+        self, batch: Batch, output: PolicyOutput, *, log_prob: Tensor, advantages: Tensor, vs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Policy loss, value loss and entropy; an output of T + 1 rows counts up to T."""
+        head, steps = self._network.action_head, len(batch.rewards)
+        params = output.params[:steps]
+        log_ratios = head.log_prob(params, batch.actions) - log_prob
+        return (
+            clipped_surrogate_loss(log_ratios, advantages, self._settings.surrogate_clip),
+            value_loss(output.values[:steps], vs),
+            head.entropy(params).mean(),
+        )
+
+    @torch.no_grad()
+    def _correct(self, batch: Batch, log_prob: Tensor, before: PolicyOutput) -> VTraceReturns:
+        settings, values = self._settings, before.values
         final_values = torch.zeros_like(batch.rewards)
         if batch.final_index.numel():
-            final_values.view(-1)[batch.final_index] = self._network(batch.final_observations).values
+            # What the memory held after the step that was cut, before the next row's episode zeroed it.
+            state = None if before.states is None else before.states.flatten(0, 1)[batch.final_index]
+            finals = self._network(batch.final_observations.unsqueeze(0), state)
+            final_values.view(-1)[batch.final_index] = finals.values[0]
         return vtrace_from_importance_weights(
             log_prob - batch.behavior_log_prob,
             settings.gamma * batch.terminated.logical_not(),
@@ -122,20 +133,14 @@ class Impala:
         params, values = before.params[:-1], before.values[:-1]
         log_rhos = log_prob - batch.behavior_log_prob
         policy, value, entropy = (float(loss.detach()) for loss in losses)
-        discrete = self._network.head == "categorical"
+        head = self._network.action_head
         return UpdateReport(
             policy_loss=policy,
             value_loss=value,
             entropy=entropy,
-            kl=float(_kl(batch.behavior_params, params, discrete=discrete)),
+            kl=float(head.divergence(batch.behavior_params, params)),
             effective_sample_size=float(effective_sample_size(log_rhos)),
             clip_share=float(clip_share(log_rhos, self._settings.clip_rho_threshold)),
             explained_variance=float(explained_variance(values, returns.vs)),
-            largest_logit=float((params - params[..., :1]).abs().max()) if discrete else 0.0,
+            largest_logit=head.largest_logit(params),
         )
-
-
-def _kl(behavior: Tensor, target: Tensor, *, discrete: bool) -> Tensor:
-    if discrete:
-        return kl_divergence_categorical(behavior, target)
-    return kl_divergence_gaussian(*behavior.chunk(2, dim=-1), *target.chunk(2, dim=-1))

@@ -25,26 +25,42 @@ class TensorType(IntEnum):
 
     FLOAT32 = 0
     FLOAT16 = 1
+    INT32 = 2
+    UINT8 = 3
     INT8 = 9
 
 
 class BuiltinOperator(IntEnum):
     """Codes of operators."""
 
+    ADD = 0
+    CONCATENATION = 2
+    CONV_2D = 3
     DEQUANTIZE = 6
     FULLY_CONNECTED = 9
+    LOGISTIC = 14
+    MAX_POOL_2D = 17
     MUL = 18
+    RELU = 19
+    RESHAPE = 22
     TANH = 28
     SUB = 41
+    SPLIT = 49
+    QUANTIZE = 114
 
 
 class BuiltinOptions(IntEnum):
     """Which table an operator's options are."""
 
     NONE = 0
+    CONV_2D = 1
+    POOL_2D = 5
     FULLY_CONNECTED = 8
+    CONCATENATION = 10
+    ADD = 11
     MUL = 21
     SUB = 28
+    SPLIT = 35
 
 
 class FusedActivation(IntEnum):
@@ -53,6 +69,13 @@ class FusedActivation(IntEnum):
     NONE = 0
     RELU = 1
     RELU_N1_TO_1 = 2
+
+
+class PaddingKind(IntEnum):
+    """What stands around an image."""
+
+    SAME = 0
+    VALID = 1
 
 
 class Field(NamedTuple):
@@ -110,6 +133,21 @@ OPERATOR_OPTIONS = Field(4, _OFFSET)
 
 # The same slot in the options of FULLY_CONNECTED, MUL, SUB and ADD.
 OPTIONS_FUSED_ACTIVATION = Field(0, _INT8)
+
+# The same slots in the options of CONV_2D and MAX_POOL_2D.
+WINDOW_PADDING = Field(0, _INT8)
+WINDOW_STRIDE_WIDTH = Field(1, _INT32)
+WINDOW_STRIDE_HEIGHT = Field(2, _INT32)
+
+CONV_2D_FUSED_ACTIVATION = Field(3, _INT8)
+
+POOL_2D_FILTER_WIDTH = Field(3, _INT32)
+POOL_2D_FILTER_HEIGHT = Field(4, _INT32)
+POOL_2D_FUSED_ACTIVATION = Field(5, _INT8)
+
+CONCATENATION_AXIS = Field(0, _INT32)
+
+SPLIT_COUNT = Field(0, _INT32)
 
 BUFFER_DATA = Field(0, _OFFSET)
 

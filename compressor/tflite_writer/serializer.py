@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from compressor.tflite_writer import schema
-from compressor.tflite_writer.builder import BATCH, GraphBuilder, Node, Operation, Tensor
+from compressor.tflite_writer.builder import BATCH, GraphBuilder, Node, Tensor
 from compressor.tflite_writer.flatbuffer import FlatbufferWriter
+from compressor.tflite_writer.operations import Operation
 
 SIGNATURE_KEY = "serving_default"
 _DESCRIPTION = "EdgeRL policy"
@@ -117,7 +118,7 @@ def _tensor(flat: FlatbufferWriter, tensor: Tensor, *, buffer: int) -> int:
         fields[schema.TENSOR_QUANTIZATION] = flat.table(
             {
                 schema.QUANTIZATION_SCALE: flat.numbers(tensor.scales),
-                schema.QUANTIZATION_ZERO_POINT: flat.numbers(np.zeros(tensor.scales.size, np.int64)),
+                schema.QUANTIZATION_ZERO_POINT: flat.numbers(np.full(tensor.scales.size, tensor.zero_point, np.int64)),
             }
         )
     return flat.table(fields)
@@ -132,11 +133,11 @@ def _node(flat: FlatbufferWriter, node: Node, *, code: int) -> int:
     fields = {
         schema.OPERATOR_OPCODE_INDEX: code,
         schema.OPERATOR_INPUTS: flat.integers(node.inputs),
-        schema.OPERATOR_OUTPUTS: flat.integers([node.output]),
+        schema.OPERATOR_OUTPUTS: flat.integers(node.outputs),
     }
     if node.operation.options:
         fields[schema.OPERATOR_OPTIONS_TYPE] = node.operation.options
-        fields[schema.OPERATOR_OPTIONS] = flat.table({schema.OPTIONS_FUSED_ACTIVATION: node.activation})
+        fields[schema.OPERATOR_OPTIONS] = flat.table(node.options)
     return flat.table(fields)
 
 

@@ -17,7 +17,7 @@ from fleet_monitor.fleet import BoardView
 from fleet_monitor.listing import list_boards, show_board
 from fleet_protocol.codec import encode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Birth, Death, LearnerReport, LogLine, Message, RunCounters, Telemetry
+from fleet_protocol.messages import Birth, Death, Health, LearnerReport, LogLine, Message, RunCounters, Telemetry
 from fleet_protocol.mqtt import MqttConnection
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.topics import FleetTopics
@@ -51,6 +51,7 @@ class Publisher:
             policy_version=7,
             runs={"run-1": RunCounters(produced=3, acked=3, env_steps=len(latencies_us))},
             sketches={"inference_us": sketch.to_state()},
+            health=Health(temperature_c=40.0 + uptime_s, throttled=0x50001),
         )
         self.say(self.topics.up("b1", "telemetry"), telemetry)
 
@@ -89,6 +90,8 @@ def test_what_a_board_reports_stands_in_the_file(
         wait_until(lambda: (board := board_of(collector)) and board.log, what="the log line")
     detail = show_board(file, "b1")
     assert (detail.board.policy_version, detail.board.env_steps, detail.board.steps_per_s) == (7, 160, 30.0)
+    assert detail.board.conditions[0] == "under-voltage now"
+    assert [row.temperature_c for row in detail.health] == [42.0, 40.0]
     newest, oldest = detail.latencies
     assert (newest.count, oldest.count) == (60, 100)
     assert newest.p50 == pytest.approx(50.0, rel=0.011)

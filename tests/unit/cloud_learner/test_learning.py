@@ -54,7 +54,7 @@ def make_network(head: str = "categorical") -> ActorCritic:
 
 def test_final_observations_stand_where_their_steps_are():
     windows = [make_window(2, 0), make_window(5, 1), make_window(1, 2)]
-    batch = make_batch(windows, CPU)
+    batch = make_batch(windows, CPU, (A,))
     expected: list[tuple[int, list[float]]] = []
     offset = 0
     for window in windows:
@@ -68,7 +68,7 @@ def test_final_observations_stand_where_their_steps_are():
 
 def test_the_log_probability_of_what_acted_follows_from_the_rounded_logits():
     window = make_window(2, 3)
-    batch = make_batch([window], CPU)
+    batch = make_batch([window], CPU, (A,))
     for step in range(T):
         for copy in range(2):
             logits = [0.0, *(int(level) * window.wire_scale for level in window.behavior_params[step, copy])]
@@ -78,7 +78,7 @@ def test_the_log_probability_of_what_acted_follows_from_the_rounded_logits():
 
 
 def test_every_step_keeps_the_version_that_acted():
-    batch = make_batch([make_window(2, 0), make_window(1, 1)], CPU)
+    batch = make_batch([make_window(2, 0), make_window(1, 1)], CPU, (A,))
     assert batch.policy_versions.tolist() == [[1] * 3, [1] * 3, [2] * 3, [2] * 3]
 
 
@@ -127,7 +127,7 @@ def test_one_pass_descends_along_v_traces_policy_gradient():
     """The step of plain gradient descent on the policy equals the slow `-mean(advantage * grad log pi)`."""
     settings = LearnerSettings(passes=1, value_cost=0.0, max_grad_norm=1e9, lambda_=1.0, gamma=0.9)
     network = make_network()
-    batch = make_batch([make_window(3, 5)], CPU)
+    batch = make_batch([make_window(3, 5)], CPU, (A,))
     algorithm = Impala(network, settings)
     algorithm._optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = network.policy_head.weight.detach().clone()
@@ -138,7 +138,7 @@ def test_one_pass_descends_along_v_traces_policy_gradient():
     twin.normaliser.update(batch.observations)
     with torch.no_grad():
         values = twin(batch.observations).values
-        log_prob = twin.log_prob(twin(batch.observations[:-1]).params, batch.actions)
+        log_prob = twin.action_head.log_prob(twin(batch.observations[:-1]).params, batch.actions)
         scaled = algorithm._reward_scaler(batch.rewards)
     advantages = slow_advantages(batch, log_prob, values, scaled, twin, gamma=0.9)
     advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
@@ -146,7 +146,7 @@ def test_one_pass_descends_along_v_traces_policy_gradient():
     for step in range(T):
         for copy in range(3):
             twin.zero_grad()
-            twin.log_prob(twin(batch.observations[step, copy]).params, batch.actions[step, copy]).backward()
+            twin.action_head.log_prob(twin(batch.observations[step, copy]).params, batch.actions[step, copy]).backward()
             gradient -= advantages[step, copy] * twin.policy_head.weight.grad / (T * 3)
     torch.testing.assert_close(moved, gradient, atol=1e-5, rtol=1e-3)
 
@@ -189,7 +189,7 @@ def test_it_learns_which_action_pays():
         }
         parts = {field: getattr(window, field) for field in Trajectory.__dataclass_fields__}
         changed = Trajectory(**(parts | nothing | {"actions": actions, "rewards": rewards, "terminated": ended}))
-        report = algorithm.update(make_batch([changed], CPU))
+        report = algorithm.update(make_batch([changed], CPU, (A,)))
     with torch.no_grad():
         chosen = network(torch.randn(200, D)).params.argmax(-1)
     assert (chosen == 1).float().mean() > 0.95
@@ -200,8 +200,8 @@ def test_an_algorithm_goes_on_from_its_state_exactly():
     windows = [make_window(3, seed) for seed in range(4)]
     algorithm = Impala(make_network(), LearnerSettings())
     for window in windows[:2]:
-        algorithm.update(make_batch([window], CPU))
+        algorithm.update(make_batch([window], CPU, (A,)))
     resumed = Impala(make_network(), LearnerSettings())
     resumed.load_state_dict(deepcopy(algorithm.state_dict()))
     for window in windows[2:]:
-        assert algorithm.update(make_batch([window], CPU)) == resumed.update(make_batch([window], CPU))
+        assert algorithm.update(make_batch([window], CPU, (A,))) == resumed.update(make_batch([window], CPU, (A,)))

@@ -3,14 +3,21 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from all_kinds import IMAGE, Kind, make_network_of, make_window_of
 
+from cloud_learner.batching import make_batch
+from cloud_learner.calibration import imagined_observations, recent_observations
 from cloud_learner.checkpoints import StateFolder, VersionCounter
 from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
-from compressor import CompressionRecipe, InvalidPolicyError, Layer, PolicyGraph
+from compressor import CompressionRecipe, InvalidPolicyError, Layer, PolicyGraph, Precision, WeightScales, compress
 from edge_actor.policy import Policy
+from edge_actor.policy_file import read_metadata
+from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.signing import open_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
@@ -40,7 +47,12 @@ class Boards:
 
 
 def make_publisher(
-    boards: Boards, folder: Path, *, max_bytes_per_s: float = 1e9, recipe: str = "int8-dynamic"
+    boards: Boards,
+    folder: Path,
+    *,
+    max_bytes_per_s: float = 1e9,
+    recipe: str = "int8-dynamic",
+    old_runtime: bool = False,
 ) -> PolicyPublisher:
     return PolicyPublisher(
         boards.take,
@@ -50,8 +62,14 @@ def make_publisher(
         recipe=CompressionRecipe.parse(recipe),
         head="categorical",
         spaces=(BoxSpec(shape=(2,), dtype="float32"), DiscreteSpec(n=3)),
+        frame_stack=1,
+        has_old_runtime=lambda: old_runtime,
         max_bytes_per_s=max_bytes_per_s,
     )
+
+
+def metadata_of(boards: Boards, place: int = -1) -> dict[str, Any]:
+    return read_metadata(open_frame(boards.frames[place], kind="policy", unsigned_allowed=True)[1])
 
 
 def make_snapshot(number: int, *, largest_logit: float = 0.0) -> Snapshot:
@@ -154,3 +172,83 @@ def test_a_policy_that_cannot_be_compressed_is_a_failure_too(tmp_path: Path):
         publisher.offer(make_snapshot(1_000_000))
         with pytest.raises(InvalidPolicyError):
             publisher.drain(10)
+
+
+def test_a_full_disk_is_told_to_whoever_offers(tmp_path: Path):
+    (tmp_path / "versions.draft").symlink_to("/dev/full")
+    with make_publisher(Boards(), tmp_path) as publisher:
+        publisher.offer(make_snapshot(1))
+        with pytest.raises(ProgramError, match="make room") as refusal:
+            publisher.drain(10)
+    assert refusal.value.exit_code == ExitCode.STATE_UNUSABLE
+
+
+def test_the_file_says_how_many_frames_it_stacks_and_how_large_its_state_is(tmp_path: Path):
+    boards = Boards()
+    with make_publisher(boards, tmp_path) as publisher:
+        publisher.offer(make_snapshot(1))
+        publisher.drain(10)
+        publisher.offer(Snapshot(make_network_of(Kind(memory="lstm")).to_graph(), 0.0))
+        publisher.drain(10)
+    assert [metadata_of(boards, place)["state_size"] for place in (0, 1)] == [0, 12]
+    assert metadata_of(boards)["frame_stack"] == 1
+
+
+def test_a_board_with_an_old_runtime_gets_one_scale_for_each_matrix_and_people_are_told_once(
+    tmp_path: Path, caplog: Any
+):
+    boards = Boards()
+    with make_publisher(boards, tmp_path, old_runtime=True) as publisher:
+        for number in (1, 2):
+            publisher.offer(make_snapshot(number))
+            publisher.drain(10)
+    assert metadata_of(boards)["recipe"] == "int8-dynamic+per-tensor"
+    _, model = open_frame(boards.frames[-1], kind="policy", unsigned_allowed=True)
+    expected = compress(
+        make_snapshot(2).graph,
+        precision=Precision.INT8_DYNAMIC,
+        weight_scales=WeightScales.PER_TENSOR,
+        metadata=metadata_of(boards),
+    )
+    assert model == expected.model
+    assert [record.message.count("tflite-runtime") for record in caplog.records] == [1]
+
+
+def test_a_recipe_that_the_old_runtime_can_read_is_left_alone(tmp_path: Path):
+    boards = Boards()
+    with make_publisher(boards, tmp_path, recipe="float16", old_runtime=True) as publisher:
+        publisher.offer(make_snapshot(1))
+        publisher.drain(10)
+    assert metadata_of(boards)["recipe"] == "float16"
+
+
+def test_static_int8_is_calibrated_with_what_came_and_before_that_with_what_may_come(tmp_path: Path):
+    graph = make_network_of(Kind()).to_graph()
+    batch = make_batch([make_window_of(Kind(), unroll_length=200)], torch.device("cpu"), (3,))
+    recent = recent_observations(batch)
+    seen = batch.observations.flatten(0, 1).numpy()
+    assert recent.shape == (512, 3)
+    assert {row.tobytes() for row in recent} <= {row.tobytes() for row in seen}
+    boards = Boards()
+    with make_publisher(boards, tmp_path, recipe="int8") as publisher:
+        for calibration in (None, recent):
+            publisher.offer(Snapshot(graph, 0.0, calibration))
+            publisher.drain(10)
+    for place, calibration in enumerate((imagined_observations(graph), recent)):
+        _, model = open_frame(boards.frames[place], kind="policy", unsigned_allowed=True)
+        expected = compress(
+            graph, precision=Precision.INT8, metadata=metadata_of(boards, place), calibration=calibration
+        )
+        assert model == expected.model
+
+
+def test_calibration_takes_fewer_images_than_vectors_and_imagines_what_the_policy_expects():
+    kind = Kind(IMAGE, frame_stack=2)
+    batch = make_batch([make_window_of(kind, unroll_length=20)], torch.device("cpu"), (3,))
+    assert recent_observations(batch).shape == (32, 40, 37, 2)
+    assert recent_observations(batch).dtype == np.uint8
+    image = imagined_observations(make_network_of(kind).to_graph())
+    assert (image.shape, image.dtype) == ((32, 40, 37, 2), np.uint8)
+    graph = make_network_of(Kind()).to_graph()
+    normalised = graph.normalise(imagined_observations(graph))
+    np.testing.assert_allclose((normalised.mean(0), normalised.std(0)), ([0] * 3, [1] * 3), atol=0.15)

@@ -64,6 +64,9 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "hidden_sizes": ("[32, 16]", [32, 16]),
     "target_return": ("475", 475.0),
     "gamma": ("0.5", 0.5),
+    "network": ("impala-resnet", "impala-resnet"),
+    "memory": ("lstm", "lstm"),
+    "safe_action": ("[0.5, -1.0]", [0.5, -1.0]),
     "lambda_": ("0.5", 0.5),
 }
 
@@ -88,6 +91,10 @@ def example_of(default: Any) -> tuple[str, Any]:
         {"gamma": 1.5},
         {"passes": 0},
         {"learning_rate": "fast"},
+        {"network": "transformer"},
+        {"memory": "elephant"},
+        {"frame_stack": 17},
+        {"control_hz": -1},
     ],
     ids=str,
 )

@@ -1,8 +1,9 @@
 """A static int8 file in integers, as the specification of TensorFlow Lite defines its operators.
 
 It reads the file with the runtime's generated schema, and shares no code with the writer or the oracle. Each operator
-is integers in, int64 products and sums, and one fixed-point multiplication back to int8:
-https://www.tensorflow.org/lite/performance/quantization_spec
+is integers in, int64 products and sums, and one multiplication back to int8:
+https://www.tensorflow.org/lite/performance/quantization_spec. How that one is rounded the specification leaves to the
+runtime; the boards' multiplies in float32 and rounds to the nearest, to even where two are.
 """
 
 import math
@@ -46,14 +47,6 @@ def is_int8(tensor):
     return tensor.type == TensorType.INT8
 
 
-def multiply(integers, multiplier):
-    """Return round(integers * multiplier) with a multiplier of 31 bits and a shift, as integer processors do."""
-    fraction, exponent = math.frexp(multiplier)
-    wide = integers * round(fraction * 2**31)
-    shift = 31 - exponent
-    return (wide + (1 << (shift - 1))) >> shift
-
-
 def to_int8(sums, output, options):
     """Move integers onto the grid of a tensor, cut off below its zero point where a ReLU is fused."""
     fused = getattr(options, "fusedActivationFunction", 0)
@@ -63,9 +56,8 @@ def to_int8(sums, output, options):
 
 def products_to_int8(sums, inputs, output, options):
     (_, source), (_, weight), _ = inputs
-    multipliers = scale_of(source) * scale_of(weight) / scale_of(output)
-    columns = [multiply(sums[..., channel], multiplier) for channel, multiplier in enumerate(multipliers)]
-    return to_int8(np.stack(columns, axis=-1), output, options)
+    multipliers = np.float32(scale_of(source)) * np.float32(scale_of(weight)) / np.float32(scale_of(output))
+    return to_int8(np.rint(sums.astype(np.float32) * multipliers).astype(np.int64), output, options)
 
 
 def fully_connected(inputs, output, options):
@@ -114,15 +106,18 @@ def pad(x, window, stride, fill):
 
 
 def add(inputs, output, options):
-    """Add on a common grid that is 2^20 times finer than twice the coarser of both."""
-    largest = 2 * max(scale_of(tensor)[0] for _, tensor in inputs)
-    terms = [multiply((x - zero_of(t)) << 20, scale_of(t)[0] / largest) for x, t in inputs]
-    return to_int8(multiply(sum(terms), largest / (2**20 * scale_of(output)[0])), output, options)
+    """Add with a multiplier for each term, the larger of 21 bits: the specification leaves this to the runtime."""
+    ratios = [float(np.float32(scale_of(t)[0]) / np.float32(scale_of(output)[0])) for _, t in inputs]
+    shift = 21 - math.frexp(max(ratios))[1]
+    terms = [(x - zero_of(t)) * round(ratio * 2**shift) for (x, t), ratio in zip(inputs, ratios, strict=True)]
+    return to_int8((sum(terms) + (1 << (shift - 1))) >> shift, output, options)
 
 
 def tanh(inputs, output, _options):
     """Look each of 256 results up, as there are no more."""
     ((x, source),) = inputs
+    if not is_int8(output):
+        return np.tanh(x)
     reals = np.tanh(scale_of(source)[0] * (np.arange(-128, 128) - zero_of(source)))
     return np.clip(np.rint(reals / scale_of(output)[0]) + zero_of(output), -128, 127).astype(np.int64)[x + 128]
 

@@ -6,14 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from policy_factories import make_observations, make_policy
+from policy_factories import NETWORKS, STATIC, export, make_observations, make_policy, make_recurrent, make_states
 
-from compressor import MissingRuntimeError, Precision, compress, measure_fidelity
+from compressor import Gru, Lstm, MissingRuntimeError, Precision, measure_fidelity
 from compressor.fidelity import run_model
-
-
-def write(graph, precision=Precision.INT8_DYNAMIC):
-    return compress(graph, precision=precision, metadata={}).model
 
 
 def softmax(logits):
@@ -36,8 +32,8 @@ def gaussian_kl(mean_p, log_std_p, mean_q, log_std_q):
 def test_categorical_divergence_agreement_and_errors_are_the_definitions():
     graph, other = make_policy(), make_policy(activation="relu")
     observations = make_observations(graph, 20)
-    report = measure_fidelity(graph, write(other), observations)
-    expected, actual = graph.forward(observations)["logits"], run_model(write(other), observations)["logits"]
+    report = measure_fidelity(graph, export(other), observations)
+    expected, actual = graph.forward(observations)["logits"], run_model(export(other), observations)["logits"]
     kl = [
         sum(a * math.log(a / b) for a, b in zip(softmax(p), softmax(q), strict=True))
         for p, q in zip(expected.tolist(), actual.tolist(), strict=True)
@@ -60,7 +56,7 @@ def test_gaussian_divergence_is_the_integral_of_its_definition():
     other = make_policy(gaussian=True, actions=2, activation="relu")
     other.heads["log_std"].bias[:] += [0.3, -0.2]
     observations = make_observations(graph, 3)
-    report = measure_fidelity(graph, write(other, Precision.FLOAT32), observations)
+    report = measure_fidelity(graph, export(other, Precision.FLOAT32), observations)
     expected, actual = graph.forward(observations), other.forward(observations)
     kl = [
         sum(
@@ -78,16 +74,17 @@ def test_gaussian_agreement_is_the_share_of_means_within_two_percent_of_their_ra
     observations = make_observations(graph, 100)
     spread = np.ptp(graph.forward(observations)["mean"], axis=0)
     other.heads["mean"].bias[:] += np.float32(0.019) * spread.astype(np.float32)
-    assert measure_fidelity(graph, write(other, Precision.FLOAT32), observations).agreement == 1.0
+    assert measure_fidelity(graph, export(other, Precision.FLOAT32), observations).agreement == 1.0
     other.heads["mean"].bias[1] += np.float32(0.002 * spread[1])
-    assert measure_fidelity(graph, write(other, Precision.FLOAT32), observations).agreement == 0.0
+    assert measure_fidelity(graph, export(other, Precision.FLOAT32), observations).agreement == 0.0
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_each_precision_is_closer_than_the_next(gaussian):
     graph = make_policy(gaussian=gaussian, value="own", normalised=True)
     observations = make_observations(graph, 300)
-    reports = [measure_fidelity(graph, write(graph, precision), observations) for precision in Precision]
+    precisions = [Precision.FLOAT32, Precision.FLOAT16, Precision.INT8_DYNAMIC]
+    reports = [measure_fidelity(graph, export(graph, precision), observations) for precision in precisions]
     assert reports == sorted(reports, key=lambda report: report.kl_mean)
     assert reports[0].agreement == 1.0
     assert reports[0].kl_max < 1e-10
@@ -96,16 +93,83 @@ def test_each_precision_is_closer_than_the_next(gaussian):
     assert {"value"} < reports[2].heads.keys()
 
 
+@pytest.mark.parametrize("precision", STATIC)
+@pytest.mark.parametrize("network", ["mlp", "nature", "resnet"])
+def test_static_int8_is_judged_like_any_other(network, precision):
+    graph = NETWORKS[network]()
+    report = measure_fidelity(graph, export(graph, precision), make_observations(graph, 50))
+    assert report.agreement >= 0.8  # networks with random weights are often undecided
+    assert 0 < report.kl_mean <= report.kl_max < 0.05
+    assert report.bytes < report.bytes_float32
+
+
+@pytest.mark.parametrize("kind", [Gru, Lstm])
+def test_an_episode_is_played_with_each_sides_own_state(kind):
+    graph = make_recurrent(kind, value=True)
+    model, observations = export(graph), make_observations(graph, 12)
+    report = measure_fidelity(graph, model, observations)
+    exact, rounded, largest = np.zeros((1, graph.state_size)), np.zeros((1, graph.state_size), np.float32), 0.0
+    for index in range(12):
+        expected = graph.forward(observations[index : index + 1], exact)
+        actual = run_model(model, observations[index : index + 1], rounded)
+        largest = max(largest, abs(expected["value"] - actual["value"]).max())
+        exact, rounded = expected["state_out"], actual["state_out"]
+    assert report.heads["value"].largest_error == pytest.approx(largest)
+    assert report.heads.keys() == {"logits", "value", "state_out"}
+
+
+def test_given_states_are_used_one_for_each_observation():
+    graph = make_recurrent(Lstm)
+    model, observations, states = export(graph), make_observations(graph, 9), make_states(graph, 9)
+    report = measure_fidelity(graph, model, observations, states=states)
+    error = graph.forward(observations, states)["logits"] - run_model(model, observations, states)["logits"]
+    assert report.heads["logits"].largest_error == pytest.approx(abs(error).max())
+    assert report != measure_fidelity(graph, model, observations)
+
+
+@pytest.mark.parametrize("shape", [(9, 96), (8, 95)])
+def test_states_of_another_shape_are_refused(shape):
+    graph = make_recurrent(Lstm)
+    with pytest.raises(ValueError, match=r"states are float32 .* they must be float32 \[8, 96\]"):
+        measure_fidelity(graph, export(graph), make_observations(graph, 8), states=np.zeros(shape, np.float32))
+
+
+def test_states_for_a_policy_without_a_memory_are_refused():
+    graph = make_policy()
+    with pytest.raises(ValueError, match="no memory: leave them out"):
+        measure_fidelity(graph, export(graph), make_observations(graph, 1), states=np.zeros((1, 4), np.float32))
+
+
+def test_branches_choose_apart_and_their_divergences_add_up():
+    graph, other = make_policy(actions=5), make_policy(actions=5, activation="relu")
+    model, observations = export(other), make_observations(graph, 20)
+    report = measure_fidelity(graph, model, observations, branches=[2, 3])
+    expected, actual = graph.forward(observations)["logits"], run_model(model, observations)["logits"]
+    divergences, agreed = [], 0
+    for p, q in zip(expected.tolist(), actual.tolist(), strict=True):
+        parts = [(p[:2], q[:2]), (p[2:], q[2:])]
+        divergences.append(
+            sum(
+                a * math.log(a / b) for left, right in parts for a, b in zip(softmax(left), softmax(right), strict=True)
+            )
+        )
+        agreed += all(left.index(max(left)) == right.index(max(right)) for left, right in parts)
+    assert report.kl_mean == pytest.approx(sum(divergences) / 20)
+    assert report.agreement == pytest.approx(agreed / 20)
+    with pytest.raises(ValueError, match=r"branches \[2, 2\] sum to 4, but the policy has 5 logits"):
+        measure_fidelity(graph, model, observations, branches=[2, 2])
+
+
 def test_sizes_are_those_of_the_file_and_of_the_float32_file():
     graph = make_policy()
-    report = measure_fidelity(graph, write(graph), make_observations(graph))
-    assert report.bytes == len(write(graph))
-    assert report.bytes_float32 == len(write(graph, Precision.FLOAT32))
+    report = measure_fidelity(graph, export(graph), make_observations(graph))
+    assert report.bytes == len(export(graph))
+    assert report.bytes_float32 == len(export(graph, Precision.FLOAT32))
 
 
 def test_a_report_is_json_and_a_table():
     graph = make_policy(value="own")
-    report = measure_fidelity(graph, write(graph), make_observations(graph))
+    report = measure_fidelity(graph, export(graph), make_observations(graph))
     assert json.loads(json.dumps(report.as_dict()))["heads"]["value"]["rms_error"] == report.heads["value"].rms_error
     assert [line.split()[0] for line in report.to_table().splitlines()] == [
         "bytes",
@@ -125,10 +189,10 @@ def test_a_report_is_json_and_a_table():
 def test_observations_of_another_shape_are_refused(observations):
     graph = make_policy()
     with pytest.raises(ValueError, match=r"they must be float32 \[N, 4\]"):
-        measure_fidelity(graph, write(graph), observations)
+        measure_fidelity(graph, export(graph), observations)
 
 
 def test_a_missing_runtime_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(MissingRuntimeError, match=r"pip install 'edgerl\[learner\]'"):
-        run_model(write(make_policy()), np.zeros((1, 4), np.float32))
+        run_model(export(make_policy()), np.zeros((1, 4), np.float32))

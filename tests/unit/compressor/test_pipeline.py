@@ -3,14 +3,15 @@
 import hashlib
 
 import pytest
-from policy_factories import make_policy
+from policy_factories import make_observations, make_policy
 
 from compressor import CompressionRecipe, Precision, compress
 
 
 @pytest.mark.parametrize("precision", list(Precision))
 def test_a_compressed_policy_carries_its_checksum_and_precision(precision):
-    policy = compress(make_policy(), precision=precision, metadata={})
+    graph = make_policy()
+    policy = compress(graph, precision=precision, metadata={}, calibration=make_observations(graph))
     assert hashlib.sha256(policy.model).hexdigest() == policy.sha256
     assert precision == policy.precision
     assert 0 < policy.export_ms < 1000

@@ -6,7 +6,7 @@ The reader is the runtime's generated schema, which shares no code with the writ
 import numpy as np
 import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
-from policy_factories import load, make_policy, parse, read_metadata, weight_types
+from policy_factories import EXPORTS, NETWORKS, export, load, make_policy, parse, read_metadata, weight_types
 
 from compressor import Precision, WeightScales, compress
 
@@ -14,7 +14,7 @@ METADATA = {"policy_version": 7, "head": "categorical", "wire_scale": 0.0625, "n
 
 
 def write(graph, precision=Precision.INT8_DYNAMIC, **options):
-    return compress(graph, precision=precision, metadata=METADATA, **options).model
+    return export(graph, precision, metadata=METADATA, **options)
 
 
 @pytest.fixture(params=list(Precision))
@@ -71,11 +71,35 @@ def test_equal_policies_give_equal_bytes(precision):
     assert first == second
 
 
-def test_the_whole_graph_is_one_partition_of_the_delegate(precision):
-    interpreter = load(write(make_policy(gaussian=True, value="own", normalised=True), precision))
+@pytest.mark.parametrize(("network", "precision"), EXPORTS)
+def test_the_whole_graph_is_one_partition_of_the_delegate(network, precision):
+    model = write(NETWORKS[network](), precision)
+    interpreter = load(model)
     (delegate,) = [op for op in interpreter._get_ops_details() if op["op_name"] == "DELEGATE"]
-    assert {tensor["index"] for tensor in interpreter.get_input_details()} <= set(delegate["inputs"])
+    inputs = {tensor["index"] for tensor in interpreter.get_input_details()}
+    constants = {index for index, tensor in enumerate(parse(model).subgraphs[0].tensors) if tensor.buffer}
+    # It reads only what comes from outside, and writes all that goes there: nothing is left for anybody else.
+    assert inputs <= set(delegate["inputs"]) <= inputs | constants
     assert {tensor["index"] for tensor in interpreter.get_output_details()} == set(delegate["outputs"])
+
+
+@pytest.mark.parametrize(("network", "precision"), EXPORTS)
+def test_images_are_bytes_and_everything_else_is_float32(network, precision):
+    graph = NETWORKS[network]()
+    interpreter = load(write(graph, precision), batch=3)
+    inputs = {tensor["name"]: tensor for tensor in interpreter.get_input_details()}
+    observation = inputs.pop("observation")
+    assert [3, *graph.observation_shape] == observation["shape"].tolist()
+    images = (np.int8, (1 / 255, -128)) if precision == Precision.INT8_FULL else (np.uint8, (1 / 255, 0))
+    dtype, (scale, zero_point) = (np.float32, (0, 0)) if graph.image_shape is None else images
+    assert dtype == observation["dtype"]
+    assert observation["quantization"] == (pytest.approx(scale), zero_point)
+    outputs = interpreter.get_output_details()
+    state = {"state_in": [3, graph.state_size]} if graph.memory else {}
+    assert state == {name: tensor["shape"].tolist() for name, tensor in inputs.items()}
+    names = [*graph.heads, *(["value"] if graph.value_head else []), *(["state_out"] if graph.memory else [])]
+    assert names == [tensor["name"] for tensor in outputs]
+    assert {np.float32} == {tensor["dtype"] for tensor in [*inputs.values(), *outputs]}
 
 
 def test_weights_are_aligned_in_the_file(precision):
@@ -122,6 +146,48 @@ def test_the_operator_version_tells_old_runtimes_whether_they_can_read_the_scale
     codes = parse(write(make_policy(), weight_scales=scales)).operatorCodes
     versions = {code.version for code in codes if code.builtinCode == BuiltinOperator.FULLY_CONNECTED}
     assert {1, version} == versions
+
+
+def test_int8_keeps_the_first_layer_and_the_heads_of_every_tower_exact():
+    stored = weight_types(write(make_policy(features=40, actions=40, value="own"), Precision.INT8))
+    assert {name for name, kind in stored.items() if kind == TensorType.INT8} == {
+        "torso[1].weight",
+        "value_torso[1].weight",
+    }
+
+
+def test_int8_full_is_int8_from_the_pixels_to_the_heads():
+    graph = NETWORKS["resnet"]()
+    assert {TensorType.INT8} == set(weight_types(write(graph, Precision.INT8_FULL)).values())
+    kinds = [tensor.type for tensor in parse(write(graph, Precision.INT8_FULL)).subgraphs[0].tensors]
+    assert kinds.count(TensorType.FLOAT32) == len(graph.heads)
+
+
+def test_the_memory_of_static_int8_is_dynamic():
+    stored = weight_types(write(NETWORKS["lstm"](), Precision.INT8))
+    assert stored["memory.input.weight"] == stored["memory.state.weight"] == TensorType.INT8
+    codes = parse(write(NETWORKS["lstm"](), Precision.INT8, weight_scales=WeightScales.PER_TENSOR)).operatorCodes
+    assert {1, 3} == {code.version for code in codes if code.builtinCode == BuiltinOperator.FULLY_CONNECTED}
+
+
+def test_kernels_keep_a_scale_per_output_where_matrices_have_one():
+    tensors = parse(write(NETWORKS["nature"](), weight_scales=WeightScales.PER_TENSOR)).subgraphs[0].tensors
+    scales = {
+        tensor.name.decode(): len(tensor.quantization.scale) for tensor in tensors if tensor.type == TensorType.INT8
+    }
+    assert scales["torso[1].weight"] == 64
+    assert scales["torso[4].weight"] == 1
+
+
+@pytest.mark.parametrize("scales", list(WeightScales))
+def test_int8_kernels_under_float_images_have_the_version_of_a_scale_per_output(scales):
+    codes = parse(write(NETWORKS["nature"](), weight_scales=scales)).operatorCodes
+    assert {5} == {code.version for code in codes if code.builtinCode == BuiltinOperator.CONV_2D}
+
+
+def test_a_residual_needs_no_relu_of_its_own_in_static_int8():
+    codes = parse(write(NETWORKS["resnet"](), Precision.INT8_FULL)).operatorCodes
+    assert BuiltinOperator.RELU not in {code.builtinCode for code in codes}
 
 
 def test_int8_is_a_third_of_the_size_of_float32():

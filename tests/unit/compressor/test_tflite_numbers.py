@@ -5,9 +5,23 @@ from dataclasses import replace
 import hybrid_reference
 import numpy as np
 import pytest
-from policy_factories import load, make_layer, make_observations, make_policy
+from policy_factories import (
+    EXPORTS,
+    NETWORKS,
+    NOT_FULL,
+    export,
+    load,
+    make_convolution,
+    make_layer,
+    make_observations,
+    make_policy,
+    make_recurrent,
+    make_residual,
+    make_resnet,
+    make_states,
+)
 
-from compressor import InvalidPolicyError, Layer, Precision, WeightScales, compress
+from compressor import Flatten, Gru, InvalidPolicyError, Layer, Lstm, MaxPool, Precision, Relu, WeightScales
 from compressor.fidelity import run_model
 
 POLICIES = [
@@ -21,7 +35,7 @@ POLICIES = [
 
 
 def run(graph, observations, precision, **options):
-    return run_model(compress(graph, precision=precision, metadata={}, **options).model, observations)
+    return run_model(export(graph, precision, **options), observations)
 
 
 def relative_errors(expected, actual):
@@ -83,9 +97,84 @@ def test_a_batch_gives_what_its_observations_give_one_by_one(precision):
             np.testing.assert_allclose(alone[name][0], together[name][index], atol=2e-6)
 
 
+# The largest root mean square error of an output, as a share of its spread, on random networks.
+LARGEST_ERRORS = {
+    Precision.FLOAT32: 1e-5,
+    Precision.FLOAT16: 3e-3,
+    Precision.INT8_DYNAMIC: 0.05,
+    Precision.INT8: 0.08,
+    Precision.INT8_FULL: 0.1,
+}
+
+
+@pytest.mark.parametrize(("network", "precision"), EXPORTS)
+def test_every_network_is_computed_in_every_precision(network, precision):
+    graph = NETWORKS[network]()
+    observations, states = make_observations(graph, 40), make_states(graph, 40) if graph.memory else None
+    actual = run_model(export(graph, precision), observations, states)
+    assert max(relative_errors(graph.forward(observations, states), actual).values()) < LARGEST_ERRORS[precision]
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_DYNAMIC, Precision.INT8])
+@pytest.mark.parametrize("network", ["nature", "gru", "lstm"])
+def test_a_scale_per_matrix_computes_memory_and_images_too(network, precision):
+    graph = NETWORKS[network]()
+    observations, states = make_observations(graph, 40), make_states(graph, 40) if graph.memory else None
+    model = export(graph, precision, weight_scales=WeightScales.PER_TENSOR)
+    errors = relative_errors(graph.forward(observations, states), run_model(model, observations, states))
+    assert max(errors.values()) < 0.1
+
+
+@pytest.mark.parametrize("kind", [Gru, Lstm])
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8_DYNAMIC])
+def test_a_state_that_goes_round_for_an_episode_stays_with_the_policys(kind, precision):
+    graph = make_recurrent(kind)
+    observations = make_observations(graph, 60)
+    model, state = export(graph, precision), np.zeros((1, graph.state_size), np.float32)
+    expected = {"state_out": np.zeros((1, graph.state_size))}
+    errors = []
+    for index in range(len(observations)):
+        observation = observations[index : index + 1]
+        expected = graph.forward(observation, expected["state_out"])
+        outputs = run_model(model, observation, state)
+        state = outputs["state_out"]
+        errors.append(abs(outputs["logits"] - expected["logits"]).max() / graph.heads["logits"].weight.std())
+    assert max(errors) < (1e-4 if precision == Precision.FLOAT32 else 0.5)
+    assert np.mean(errors[30:]) < 2 * max(np.mean(errors[:30]), 1e-6)
+
+
+def test_without_a_state_an_episode_begins():
+    graph = make_recurrent(Gru)
+    observations = make_observations(graph, 3)
+    zeros = np.zeros((3, graph.state_size), np.float32)
+    model = export(graph, Precision.FLOAT32)
+    for name, values in run_model(model, observations).items():
+        np.testing.assert_array_equal(values, run_model(model, observations, zeros)[name])
+        np.testing.assert_array_equal(graph.forward(observations)[name], graph.forward(observations, zeros)[name])
+
+
+def test_a_relu_stands_behind_any_block_in_any_precision():
+    linear = make_layer(64, 64)
+    stem = make_convolution(8, 3, 3, padding="same")
+    graphs = [
+        replace(make_policy(features=64), torso=(linear, Relu(), make_layer(64, 64, "tanh", seed=9), Relu())),
+        replace(
+            make_resnet(),
+            torso=(stem, Relu(), make_residual(8), MaxPool(8, 8), Flatten(), Relu()),
+            heads={"logits": make_layer(6, 2 * 3 * 8)},
+        ),
+    ]
+    for graph in graphs:
+        for precision in Precision:
+            observations = make_observations(graph, 40)
+            actual = run_model(export(graph, precision), observations)
+            errors = relative_errors(graph.forward(observations), actual)
+            assert max(errors.values()) < LARGEST_ERRORS[precision]
+
+
 def test_one_interpreter_serves_batches_of_any_size():
     graph = make_policy()
-    interpreter = load(compress(graph, precision=Precision.INT8_DYNAMIC, metadata={}).model)
+    interpreter = load(export(graph))
     (observation,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
     for batch in (1, 16, 3):
         interpreter.resize_tensor_input(observation["index"], [batch, 4])
@@ -111,7 +200,7 @@ def test_a_large_offset_of_a_feature_costs_float32_nothing():
     np.testing.assert_allclose(actual["logits"], graph.forward(observations)["logits"], rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", NOT_FULL)
 def test_the_file_clips_a_spike_as_the_policy_does(precision):
     graph = make_policy(normalised=True)
     spikes = make_observations(graph, 50, spread=1e4)
@@ -120,7 +209,7 @@ def test_the_file_clips_a_spike_as_the_policy_does(precision):
     assert max(errors.values()) < 0.02
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", NOT_FULL)
 @pytest.mark.parametrize("scales", list(WeightScales))
 def test_a_head_that_ignores_the_state_gives_its_bias(precision, scales):
     graph = make_policy(width=64, actions=20, gaussian=True)
@@ -148,4 +237,4 @@ def test_a_weight_beyond_float16_is_refused_by_the_name_of_its_layer():
     graph = make_policy()
     graph.torso[1].weight[0, 0] = 1e5
     with pytest.raises(InvalidPolicyError, match=r"torso\[1\]\.weight reaches 1e\+05, but float16 ends at 65504"):
-        compress(graph, precision=Precision.FLOAT16, metadata={})
+        export(graph, Precision.FLOAT16)

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from fleet_factories import HeardFleet, make_birth, make_death, make_telemetry, sketch_of
 
+from fleet_monitor.conditions import conditions
 from fleet_monitor.history import SCHEMA_VERSION, History
 from fleet_monitor.listing import list_boards, show_board
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Problem
+from fleet_protocol.messages import Health, Problem
 
 
 @pytest.fixture
@@ -50,7 +51,103 @@ def test_a_board_is_read_back_as_it_was(file: Path):
         "problem": "no such environment",
         "software": "edgerl 0.1",
         "runtime": "litert",
+        "cpu_percent": None,
+        "cpu_mhz": None,
+        "temperature_c": None,
+        "throttled": None,
+        "memory_available_mb": None,
+        "disk_free_mb": None,
+        "wifi_dbm": None,
+        "conditions": [],
     }
+
+
+HOT = Health(
+    pss_mb=81.5,
+    cpu_percent=93.5,
+    cpu_mhz=1400.0,
+    temperature_c=82.5,
+    throttled=0x50005,
+    memory_available_mb=2900.0,
+    disk_free_mb=120.0,
+    wifi_dbm=-85.0,
+)
+
+
+def test_the_health_of_a_board_is_read_back_in_numbers_and_in_words(file: Path):
+    heard = HeardFleet()
+    heard.hear(make_telemetry(health=HOT))
+    write(file, heard)
+    (board,) = list_boards(file)
+    assert board.health == HOT
+    assert board.conditions == conditions(HOT)
+    assert board.conditions[0] == "under-voltage now"
+
+
+def test_health_is_remembered_newest_first_once_an_interval(file: Path):
+    heard = HeardFleet()
+    for temperature_c in (50.0, 60.0, 70.0):
+        heard.hear(make_telemetry(health=Health(temperature_c=temperature_c, throttled=0)))
+        write(file, heard, times=2)  # the second time nothing new was heard
+    rows = show_board(file, "b1", intervals=2).health
+    assert [row.temperature_c for row in rows] == [70.0, 60.0]
+    assert [row.throttled for row in rows] == [0, 0]
+    assert rows[0].cpu_mhz is None
+
+
+def test_old_health_is_deleted(file: Path):
+    heard = HeardFleet()
+    heard.hear(make_telemetry(health=HOT))
+    write(file, heard)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE health SET at = at - 3600")
+    write(file, heard, keep_hours=2.0)
+    assert len(show_board(file, "b1").health) == 1
+    write(file, heard, keep_hours=0.5)
+    assert show_board(file, "b1").health == []
+
+
+def make_file_of_schema_1(file: Path) -> None:
+    """A file as the first EdgeRL wrote it."""
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.executescript(
+            """
+            CREATE TABLE latency (
+                at REAL NOT NULL, board_id TEXT NOT NULL, boot_id TEXT NOT NULL, measure TEXT NOT NULL,
+                count INTEGER NOT NULL, p50 REAL NOT NULL, p95 REAL NOT NULL, p99 REAL NOT NULL, maximum REAL NOT NULL
+            );
+            CREATE TABLE board (
+                board_id TEXT PRIMARY KEY, boot_id TEXT NOT NULL, seen_at REAL, state TEXT NOT NULL,
+                problem TEXT NOT NULL, run_id TEXT NOT NULL, policy_version INTEGER NOT NULL,
+                env_steps INTEGER NOT NULL, steps_per_s REAL NOT NULL, produced INTEGER NOT NULL,
+                dropped INTEGER NOT NULL, in_outbox INTEGER NOT NULL, pss_mb REAL NOT NULL, software TEXT NOT NULL,
+                runtime TEXT NOT NULL
+            );
+            INSERT INTO board VALUES ('old', 'boot', 1.0, 'offline', '', 'run', 3, 500, 0.0, 9, 1, 0, 80.0, '', '');
+            PRAGMA application_id=0x45646752;
+            PRAGMA user_version=1;
+            """
+        )
+
+
+def test_a_file_of_the_first_schema_is_read_as_it_is(file: Path):
+    make_file_of_schema_1(file)
+    before = file.read_bytes()
+    detail = show_board(file, "old")
+    assert (detail.board.env_steps, detail.board.temperature_c, detail.health) == (500, None, [])
+    assert file.read_bytes() == before
+
+
+def test_a_file_of_the_first_schema_is_brought_up_by_the_writer(file: Path):
+    make_file_of_schema_1(file)
+    heard = HeardFleet()
+    heard.hear(make_telemetry(health=HOT))
+    write(file, heard)
+    write(file, heard)
+    assert [board.env_steps for board in list_boards(file)] == [100, 500]
+    assert show_board(file, "b1").board.health == HOT
+    assert show_board(file, "b1").health[0].throttled == 0x50005
 
 
 def test_the_last_write_of_a_board_wins(file: Path):

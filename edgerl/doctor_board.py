@@ -1,0 +1,149 @@
+"""Can this machine act? Python, a TFLite runtime that runs policies, the environment's library, the board itself."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from edge_actor.board_health import BoardHealth
+from edge_actor.config import BoardSettings
+from edgerl.doctor_checks import Finding, Probe, check_broker, check_folder, ok, problem, warning
+from edgerl.doctor_child import ChildFailed, ask_child
+from edgerl.doctor_policies import RECIPES
+from fleet_monitor.conditions import power_words
+from fleet_protocol.exit_codes import ExitCode
+
+_PYTHONS: Final = ((3, 11), (3, 13))
+_YEARS: Final = (2025, 2100)
+"""A board without a battery begins in 1970, or when its card was written."""
+_LITTLE_MEMORY_MB: Final = 200.0
+_HOT_C: Final = 75.0
+_LITTLE_DISK_MB: Final = 200.0
+_INSTALL: Final = "pip install 'edgerl[actor]' (64-bit), or 'edgerl[actor-tflite]' (32-bit, Python 3.11)"
+
+
+def board_probes(settings: BoardSettings, *, root: Path = Path("/")) -> dict[str, Probe]:
+    """The checks of a board, by id.
+
+    Args:
+        settings: What its owner decided.
+        root: The folder that holds the board's `proc` and `sys`.
+    """
+    health = BoardHealth(root=root)
+    return {
+        "python": lambda: judge_python(sys.version_info[:2]),
+        "runtime": check_runtime,
+        "gymnasium": lambda: _package("gymnasium", "no environment can be made", _INSTALL),
+        "zstandard": lambda: _optional("zstandard", "what it sends is larger"),
+        "psutil": lambda: _optional("psutil", "the board cannot tell its CPU and memory"),
+        "clock": lambda: judge_clock(datetime.now(UTC)),
+        "memory": lambda: judge_memory(health.read().memory_available_mb),
+        "temperature": lambda: judge_temperature(health.read().temperature_c),
+        "power": lambda: judge_power(health.read().throttled),
+        "disk": lambda: check_folder(
+            Path(), name="the agent's folder", little_mb=_LITTLE_DISK_MB, advice="start the agent in another folder"
+        ),
+        "broker": lambda: check_broker(settings.broker),
+    }
+
+
+def check_runtime() -> Finding:
+    """Run two real policies with the TFLite runtime that is installed."""
+    try:
+        return judge_runtime(ask_child("runtime"))
+    except ChildFailed as error:
+        advice = "install a runtime that was built for this processor: " + _INSTALL
+        return problem(f"the TFLite runtime crashed: {error}", advice, ExitCode.DEPENDENCY_MISSING)
+
+
+def judge_runtime(facts: Mapping[str, Any]) -> Finding:
+    """What `doctor_child.runtime_facts` means.
+
+    A runtime that can be imported may still refuse every model, or only those of the learner's default recipe.
+    """
+    if "broken" in facts:
+        return problem(f"no TFLite runtime can be used: {facts['broken']}", _INSTALL, ExitCode.DEPENDENCY_MISSING)
+    simple, default = (facts["policies"][recipe] for recipe in RECIPES)
+    runtime = f"{facts['runtime']} with numpy {facts['numpy']}"
+    if "failed" in simple:
+        found = f"{runtime} is installed, but runs no model: {simple['failed']}"
+        numpy_1 = "tflite-runtime 2.14 needs numpy 1: pip install 'numpy<2'"
+        return problem(
+            found, numpy_1 if facts["runtime"].startswith("tflite-runtime") else _INSTALL, ExitCode.DEPENDENCY_MISSING
+        )
+    if not simple["is_right"] or not default.get("is_right", True):
+        found = f"{runtime} computes a policy wrongly: {simple['logits']}, {default.get('logits')}"
+        return problem(found, f"install another runtime: {_INSTALL}", ExitCode.DEPENDENCY_MISSING)
+    ran = f"{runtime} runs policies; a small one took {simple['inference_us']:.0f} us"
+    if "failed" in default:
+        return warning(
+            f"{ran}. It refuses the learner's default, {RECIPES[1]}",
+            f'tell the learner: precision = "{RECIPES[0]}"',
+        )
+    return ok(ran)
+
+
+def judge_python(version: tuple[int, ...]) -> Finding:
+    """Is this a Python that EdgeRL runs on?"""
+    lowest, highest = _PYTHONS
+    found = f"Python {version[0]}.{version[1]} on {platform.machine()}"
+    if lowest <= version <= highest:
+        return ok(found)
+    return problem(found, "EdgeRL needs Python 3.11 to 3.13", ExitCode.DEPENDENCY_MISSING)
+
+
+def judge_clock(now: datetime) -> Finding:
+    """Is the year one in which this can be run?"""
+    found = f"the clock says {now:%Y-%m-%d %H:%M} UTC"
+    first, last = _YEARS
+    if first <= now.year <= last:
+        return ok(found)
+    return problem(
+        found,
+        "set it (`timedatectl set-ntp true`, or `date -s`): what a learner sends expires, and would be refused",
+        ExitCode.MACHINE_UNFIT,
+    )
+
+
+def judge_memory(available_mb: float | None) -> Finding:
+    """Is there room for an agent?"""
+    if available_mb is None:
+        return warning("memory cannot be told", "install psutil, or look with `free -m`: an agent takes about 100 MB")
+    found = f"{available_mb:,.0f} MB of memory available; an agent with one worker takes about 100 MB"
+    return (
+        ok(found) if available_mb >= _LITTLE_MEMORY_MB else warning(found, "end other programs, or take fewer workers")
+    )
+
+
+def judge_temperature(temperature_c: float | None) -> Finding:
+    """Will the processor be slowed by heat?"""
+    if temperature_c is None:
+        return ok("this machine tells no temperature")
+    found = f"the processor is at {temperature_c:.0f} C"
+    return ok(found) if temperature_c < _HOT_C else warning(found, "cool it: Raspberry Pis slow down from 80 C on")
+
+
+def judge_power(throttled: int | None) -> Finding:
+    """Has the board been slowed by a weak supply or by heat since it started?"""
+    if throttled is None:
+        return ok("this machine tells nothing of its power supply")
+    words = power_words(throttled)
+    if not words:
+        return ok("no under-voltage and no throttling since the board started")
+    return warning(", ".join(words), "take a stronger power supply and a short cable, and cool the board")
+
+
+def _package(name: str, without: str, advice: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return problem(f"{name} is not installed: {without}", advice, ExitCode.DEPENDENCY_MISSING)
+    return ok(f"{name} {importlib.metadata.version(name)}")
+
+
+def _optional(name: str, without: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return warning(f"{name} is not installed: {without}", f"pip install {name}")
+    return ok(f"{name} {importlib.metadata.version(name)}")
