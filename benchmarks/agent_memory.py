@@ -66,7 +66,9 @@ def main() -> None:
 
 def _row(boards: int) -> dict[str, float]:
     seen = ProcessLook()
-    report: dict[str, Any] = run_demo("CartPole-v1", 475, seed=1, time_limit_s=60, boards=boards, look=seen.look)
+    report: dict[str, Any] = run_demo(
+        ["--env", "CartPole-v1", "--target-return", "475"], seed=1, time_limit_s=60, boards=boards, look=seen.look
+    )
     largest = {
         role: max((kb for (of, _), kb in seen.rss_kb.items() if of == role), default=0) for role in _ROLES.values()
     }

@@ -12,23 +12,21 @@ _LOOK_EVERY_S: Final = 0.25
 
 
 def run_demo(
-    env_id: str,
-    target: float,
+    flags: list[str],
     *,
     seed: int,
     time_limit_s: float,
-    learner_toml: str = "",
+    settings: str = "",
     boards: int = 2,
     look: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """The report of one `edgerl demo`, reached or not.
 
     Args:
-        env_id: What the boards learn.
-        target: The mean return of 100 episodes that ends it.
+        flags: What the boards learn, and to which return.
         seed: Of networks and boards; the processes still race, so that it does not fix the result.
         time_limit_s: Seconds of learning after which it gives up.
-        learner_toml: Lines of the `[learner]` table.
+        settings: A settings file's text.
         boards: Agents, each with one worker.
         look: Called with the demo's process id every quarter of a second.
 
@@ -38,9 +36,9 @@ def run_demo(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report, config, log = folder / "report.json", folder / "edgerl.toml", folder / "demo.log"
-        config.write_text(f"[learner]\n{learner_toml}\n", encoding="utf-8")
-        command = [sys.executable, "-c", "from edgerl.cli import main; main()", "demo", "--env", env_id]
-        command += ["--target-return", str(target), "--time-limit", str(time_limit_s), "--seed", str(seed)]
+        config.write_text(settings, encoding="utf-8")
+        command = [sys.executable, "-c", "from edgerl.cli import main; main()", "demo", *flags]
+        command += ["--time-limit", str(time_limit_s), "--seed", str(seed)]
         command += ["--boards", str(boards), "--report", str(report), "--config", str(config)]
         with log.open("wb") as said:
             _watch(subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT), look)
