@@ -1,9 +1,9 @@
 """How long does one board step take with a camera or a memory: frame in, action and log-probability out, batch 1?
 
 Ours is what a worker does (`Beholder`, `Policy`, `CategoricalSampler`) with the log-probability on top; a new 84x84
-frame is stacked with the three before it within the step. Against it: torch eager (inference_mode, one thread, log_softmax and
-multinomial) on frames that are stacked already. Its weights are laid out as torch lays them out, which is what the goal
-is about; a torch that was told to put channels last is shown beside it. Backends take turns within one process.
+frame is stacked with the three before it within the step. Against it: torch eager (inference_mode, one thread,
+log_softmax and multinomial) on frames that are stacked already. Its weights are laid out as torch lays them out, which
+is what the goal is about; a torch that was told to put channels last is shown beside it. Backends take turns.
 """
 
 import math

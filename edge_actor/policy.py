@@ -92,6 +92,8 @@ class Policy:
         for name in (*_HEAD_OUTPUTS[self.metadata.head], *memory):
             if name not in tensors:
                 raise BadPolicyFile(f"the policy has no tensor {name!r}, as its metadata says")
+        if not memory and "state_in" in tensors:
+            raise BadPolicyFile("the policy has a memory, which its metadata does not tell (state_size)")
         self.observation = self._view(tensors["observation"])
         self.outputs = tuple(self._view(tensors[name]) for name in _HEAD_OUTPUTS[self.metadata.head])
         self.state_in, self.state_out = (self._view(tensors[name]) for name in memory) if memory else (None, None)

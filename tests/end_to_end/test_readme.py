@@ -72,7 +72,8 @@ def test_the_programs_apart_learn_cartpole_and_are_listed(tmp_path: Path, wait_u
 
 
 def test_every_command_of_the_readme_explains_itself():
-    for command in ("demo", "learn", "act", "monitor", "broker run", "fleet list", "fleet show", "config show", "help", "doctor", "doctor env"):
+    commands = ["demo", "learn", "act", "monitor", "broker run", "fleet list", "fleet show", "config show", "help"]
+    for command in [*commands, "doctor", "doctor env"]:
         said = subprocess.run(
             [sys.executable, "-c", "from edgerl.cli import main; main()", *command.split(), "--help"],
             capture_output=True,
