@@ -1,4 +1,4 @@
-"""A recurrent policy on a board: its state is carried, zeroed, told to the learner, and never mixed up with another's."""
+"""A recurrent policy on a board: its state is carried, zeroed, told to the learner, and never mixed up."""
 
 import numpy as np
 import pytest
@@ -25,9 +25,8 @@ def make_graph(kind: type[Gru] | type[Lstm], size: int, seed: int = 0) -> Policy
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32) * np.float32(0.5)
 
-    memory: Memory = kind(
-        normal(gates * size, 4), normal(gates * size, size), normal(gates * size), normal(gates * size)
-    )
+    width = gates * size
+    memory: Memory = kind(normal(width, 4), normal(width, size), normal(width), normal(width))
     return PolicyGraph(
         torso=(Layer(normal(4, 3), normal(4), "tanh"),),
         memory=memory,
