@@ -119,7 +119,7 @@ def monitor(context: typer.Context) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def doctor(context: typer.Context) -> None:
     """Check that this machine can do its part, and say what to do where it cannot. `doctor env NAME` tries a task."""
-    from edgerl.doctor import main as doctor_main  # noqa: PLC0415
+    from edgerl.doctor.__main__ import main as doctor_main  # noqa: PLC0415
 
     raise typer.Exit(doctor_main(context.args))
 

@@ -15,9 +15,9 @@ from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
 from edgerl.broker import free_port
 from edgerl.broker_command import find_mosquitto
-from edgerl.doctor_board import board_probes
-from edgerl.doctor_learner import learner_probes
-from edgerl.doctor_monitor import monitor_probes
+from edgerl.doctor.board import board_probes
+from edgerl.doctor.learner import learner_probes
+from edgerl.doctor.monitor import monitor_probes
 from fleet_monitor.__main__ import MonitorSettings
 from fleet_protocol.exit_codes import ExitCode
 

@@ -195,7 +195,7 @@ def test_an_old_runtime_with_its_numpy_runs_but_not_the_default_recipe(tflite_py
 
 def test_a_board_is_examined_without_torch_typer_and_rich(tmp_path: Path):
     code = (
-        "import sys; from edgerl.doctor import main; main(['board']); "
+        "import sys; from edgerl.doctor.__main__ import main; main(['board']); "
         "print([m for m in ('torch', 'typer', 'rich') if m in sys.modules], file=sys.stderr)"
     )
     command = [sys.executable, "-c", code]

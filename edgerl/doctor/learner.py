@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloud_learner.config import LearnerSettings
-from edgerl.doctor_checks import Finding, Probe, check_broker, check_folder, check_open_files, ok, problem, warning
-from edgerl.doctor_child import ChildFailed, ask_child
+from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, check_open_files, ok, problem, warning
+from edgerl.doctor.child import ChildFailed, ask_child
 from fleet_protocol.exit_codes import ExitCode
 
 _LITTLE_STATE_MB: Final = 1000.0
@@ -50,7 +50,7 @@ def learner_probes(settings: LearnerSettings) -> dict[str, Probe]:
 
 
 def ask_torch(device: str) -> dict[str, Any]:
-    """Facts about torch, as `doctor_child.torch_facts` gives them; `broken` where its process crashed."""
+    """Facts about torch, as `child.torch_facts` gives them; `broken` where its process crashed."""
     if importlib.util.find_spec("torch") is None:
         return {"missing": True}
     try:

@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from edgerl.doctor_checks import Finding, Probe, check_broker, check_folder, ok
+from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, ok
 from fleet_monitor.__main__ import MonitorSettings
 from fleet_monitor.history import SCHEMA_VERSION, file_errors, open_database
 

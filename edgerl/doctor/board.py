@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from edge_actor.board_health import BoardHealth
 from edge_actor.config import BoardSettings
-from edgerl.doctor_checks import Finding, Probe, check_broker, check_folder, ok, problem, warning
-from edgerl.doctor_child import ChildFailed, ask_child
-from edgerl.doctor_policies import RECIPES
+from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, ok, problem, warning
+from edgerl.doctor.child import ChildFailed, ask_child
+from edgerl.doctor.policies import RECIPES
 from fleet_monitor.conditions import power_words
 from fleet_protocol.exit_codes import ExitCode
 
@@ -61,7 +61,7 @@ def check_runtime() -> Finding:
 
 
 def judge_runtime(facts: Mapping[str, Any]) -> Finding:
-    """What `doctor_child.runtime_facts` means.
+    """What `child.runtime_facts` means.
 
     A runtime that can be imported may still refuse every model, or only those of the learner's default recipe.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from edgerl.doctor_checks import Check, Finding, Probe, examine, ok
+from edgerl.doctor.checks import Check, Finding, Probe, examine, ok
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.settings import load_settings
 
@@ -43,7 +43,7 @@ def _examine_environment(asked: argparse.Namespace, measured: dict[str, Any]) ->
 def _import_stages(stages: list[Callable[..., Iterator[Check]]]) -> Finding:
     import gymnasium  # noqa: PLC0415 - a learner has none
 
-    from edgerl.doctor_env import examine_environment  # noqa: PLC0415 - the same
+    from edgerl.doctor.environment import examine_environment  # noqa: PLC0415 - the same
 
     stages.append(examine_environment)
     return ok(f"gymnasium {gymnasium.__version__}")
@@ -67,16 +67,16 @@ def _probes(area: str, asked: argparse.Namespace) -> dict[str, Probe]:
     flags: dict[str, Any] = {"broker": asked.broker}
     if area == "learner":
         from cloud_learner.config import LearnerSettings  # noqa: PLC0415
-        from edgerl.doctor_learner import learner_probes  # noqa: PLC0415
+        from edgerl.doctor.learner import learner_probes  # noqa: PLC0415
 
         flags["state"] = asked.state
         return learner_probes(load_settings(LearnerSettings, area, file=asked.config, flags=flags))
     if area == "board":
         from edge_actor.config import BoardSettings  # noqa: PLC0415
-        from edgerl.doctor_board import board_probes  # noqa: PLC0415
+        from edgerl.doctor.board import board_probes  # noqa: PLC0415
 
         return board_probes(load_settings(BoardSettings, area, file=asked.config, flags=flags))
-    from edgerl.doctor_monitor import monitor_probes  # noqa: PLC0415
+    from edgerl.doctor.monitor import monitor_probes  # noqa: PLC0415
     from fleet_monitor.__main__ import MonitorSettings  # noqa: PLC0415
 
     flags["db"] = asked.db

@@ -1,4 +1,4 @@
-"""`python -m edgerl.doctor_child torch|runtime`: try out what may crash or hang, in a process of its own.
+"""`python -m edgerl.doctor.child torch|runtime`: try out what may crash or hang, in a process of its own.
 
 A wheel for another processor dies of an illegal instruction, and a driver may never answer; only this child would.
 It prints what it found as one line of JSON.
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgerl.doctor_policies import LOGITS, OBSERVATION, RECIPES, policy_file
+from edgerl.doctor.policies import LOGITS, OBSERVATION, RECIPES, policy_file
 
 _WAIT_S: Final = 120.0
 _MATRIX: Final = 1024
@@ -32,7 +32,7 @@ def ask_child(what: str, *arguments: str) -> dict[str, Any]:
     Raises:
         ChildFailed: It crashed, or did not end in time.
     """
-    command = [sys.executable, "-m", "edgerl.doctor_child", what, *arguments]
+    command = [sys.executable, "-m", "edgerl.doctor.child", what, *arguments]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False)
     except subprocess.TimeoutExpired as error:

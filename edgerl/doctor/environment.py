@@ -19,7 +19,7 @@ from gymnasium.utils.env_checker import check_env
 from edge_actor.board_spaces import action_spec, observation_reader, observation_spec
 from edge_actor.config import BoardSettings
 from edge_actor.environments import Environment, make_environment
-from edgerl.doctor_checks import Check, Finding, Probe, examine, ok, problem, warning
+from edgerl.doctor.checks import Check, Finding, Probe, examine, ok, problem, warning
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.settings import load_settings
 
