@@ -21,8 +21,8 @@ PER_ROW = {"failed": "BadPolicyFile: Didn't find op for builtin opcode 'FULLY_CO
 
 
 def runtime(simple: dict[str, object], default: dict[str, object], *, numpy: str) -> dict[str, object]:
-    policies = dict(zip(policies.RECIPES, (simple, default), strict=True))
-    return {"runtime": "tflite-runtime 2.14.0", "numpy": numpy, "policies": policies}
+    answers = dict(zip(policies.RECIPES, (simple, default), strict=True))
+    return {"runtime": "tflite-runtime 2.14.0", "numpy": numpy, "policies": answers}
 
 
 # --- torch and its GPU ------------------------------------------------------------------------------------------------
