@@ -7,8 +7,6 @@ recorded grid on top: a worker leaves that to the learner, and torch's step has 
 sampling. Backends take turns within one process; runtime and precision are reported apart.
 """
 
-import math
-import time
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any
@@ -18,12 +16,12 @@ import torch
 
 from benchmarks.cartpole_policy import ACTION, WIRE_SCALE, make_network, observations, policy_file
 from benchmarks.report import Claim, Row, finish, parse_arguments
+from benchmarks.steps import Step, recorded_log_prob, time_steps, torch_draw
 from cloud_learner.networks import ActorCritic
 from compressor import Precision
 from edge_actor.policy import Policy, interpreter_class
 from edge_actor.sampling import CategoricalSampler, Outputs
 
-Step = Callable[[np.ndarray], object]
 Infer = Callable[[np.ndarray], Outputs]
 Logits = Callable[[torch.Tensor], torch.Tensor]
 STEPS_A_TURN = 512
@@ -40,7 +38,7 @@ def main() -> None:
     inputs = observations(STEPS_A_TURN).reshape(STEPS_A_TURN, 1, 4)
     for turn in range(turns):
         for name, step in backends.items():
-            times[name][turn] = _time_steps(step, inputs)
+            times[name][turn] = time_steps(step, inputs)
     rows: list[Row] = [_row(name, taken[turns // 10 :]) for name, taken in times.items()]
     medians = {str(row["step"]): float(row["p50_us"]) for row in rows}
     ours, graph, litert = medians["ours int8-dynamic"], medians["ours float32"], medians["LiteRT float32"]
@@ -120,9 +118,7 @@ def _with_log_prob(infer: Infer) -> Step:
         if index == 0:
             sampler.begin_window()
         action = sampler.sample(infer(observation), index)[0]
-        scale, grid = sampler.wire_scale, sampler.behavior_params[index].tolist()[0]
-        log_total = math.log1p(sum([math.exp(level * scale) for level in grid]))
-        return action, (grid[action - 1] * scale if action else 0.0) - log_total
+        return action, recorded_log_prob(sampler, index, action)
 
     return step
 
@@ -130,9 +126,7 @@ def _with_log_prob(infer: Infer) -> Step:
 def _torch_step(logits_of: Logits) -> Step:
     def step(observation: np.ndarray) -> object:
         with torch.inference_mode():
-            log_probs = torch.log_softmax(logits_of(torch.from_numpy(observation)), dim=-1)
-            action = torch.multinomial(log_probs.exp(), 1)
-            return int(action), float(log_probs.gather(-1, action))
+            return torch_draw(logits_of(torch.from_numpy(observation)))
 
     return step
 
@@ -151,15 +145,6 @@ def _bare(network: ActorCritic) -> Logits:
 
 def _normalised(network: ActorCritic) -> Logits:
     return torch.nn.Sequential(network.normaliser, *network.policy_tower, network.policy_head)
-
-
-def _time_steps(step: Step, inputs: np.ndarray) -> np.ndarray:
-    taken = np.empty(len(inputs), np.int64)
-    for index, observation in enumerate(inputs):
-        started = time.perf_counter_ns()
-        step(observation)
-        taken[index] = time.perf_counter_ns() - started
-    return taken
 
 
 def _row(name: str, taken: np.ndarray) -> Row:

@@ -6,9 +6,6 @@ log_softmax and multinomial) on frames that are stacked already. Its weights are
 is what the goal is about; a torch that was told to put channels last is shown beside it. Backends take turns.
 """
 
-import math
-import time
-from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
@@ -18,6 +15,7 @@ from msgspec import to_builtins
 from torch import Tensor
 
 from benchmarks.report import Claim, Row, finish, parse_arguments
+from benchmarks.steps import Step, recorded_log_prob, time_steps, torch_draw
 from cloud_learner.networks import ActorCritic
 from compressor import Precision, compress
 from edge_actor.beholder import Beholder
@@ -25,7 +23,6 @@ from edge_actor.policy import Policy
 from edge_actor.sampling import CategoricalSampler
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
-Step = Callable[[np.ndarray], object]
 FRAME, VECTOR, ACTION = (
     BoxSpec(shape=(84, 84, 1), dtype="uint8"),
     BoxSpec(shape=(8,), dtype="float32"),
@@ -49,7 +46,7 @@ def main() -> None:
         taken = {backend: np.empty((turns, steps), np.int64) for backend in backends}
         for turn in range(turns):
             for backend, step in backends.items():
-                taken[backend][turn] = _time_steps(step, inputs)
+                taken[backend][turn] = time_steps(step, inputs)
         measured = {backend: _row(name, backend, times[1:]) for backend, times in taken.items()}
         rows += measured.values()
         ratio = measured["torch eager"]["p50_us"] / measured["ours int8-dynamic"]["p50_us"]
@@ -114,9 +111,7 @@ def _ours(
         beholder.see(observation[None])
         beholder.infer(policy)
         action = sampler.sample(policy.outputs, index)[0]
-        scale, grid = sampler.wire_scale, sampler.behavior_params[index].tolist()[0]
-        log_total = math.log1p(sum([math.exp(level * scale) for level in grid]))
-        return action, (grid[action - 1] * scale if action else 0.0) - log_total
+        return action, recorded_log_prob(sampler, index, action)
 
     return step
 
@@ -131,7 +126,7 @@ def _torch_camera(network: ActorCritic, layout: torch.memory_format) -> Step:
     def step(frame: np.ndarray) -> object:
         stack[..., -1:] = frame
         with torch.inference_mode():
-            return _draw(logits_of(stack))
+            return torch_draw(logits_of(stack))
 
     return step
 
@@ -146,24 +141,9 @@ def _torch_memory(network: ActorCritic) -> Step:
         with torch.inference_mode():
             features = network.policy_tower(network.normaliser(torch.from_numpy(observation[None])))
             state = cell(features, state)
-            return _draw(network.policy_head(state))
+            return torch_draw(network.policy_head(state))
 
     return step
-
-
-def _draw(logits: Tensor) -> tuple[int, float]:
-    log_probs = torch.log_softmax(logits, dim=-1)
-    action = torch.multinomial(log_probs.exp(), 1)
-    return int(action), float(log_probs.gather(-1, action))
-
-
-def _time_steps(step: Step, inputs: np.ndarray) -> np.ndarray:
-    taken = np.empty(len(inputs), np.int64)
-    for index, observation in enumerate(inputs):
-        started = time.perf_counter_ns()
-        step(observation)
-        taken[index] = time.perf_counter_ns() - started
-    return taken
 
 
 def _row(network: str, backend: str, taken: np.ndarray) -> dict[str, Any]:
