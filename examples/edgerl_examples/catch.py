@@ -44,7 +44,7 @@ class Catch(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self._drop()
         return self._draw(), {}
 
-    def step(self, action: np.int64) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Move the paddle, and let the ball fall by one cell."""
         self._paddle = min(_GRID - 1, max(0, self._paddle + int(action) - 1))
         self._row += 1

@@ -28,7 +28,11 @@ class MaskedCartPole(gymnasium.Env[NDArray[np.float32], np.int64]):
         observation, info = self._cartpole.reset(seed=seed, options=options)
         return observation[list(_SEEN)], info
 
-    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Push the cart."""
         observation, reward, terminated, truncated, info = self._cartpole.step(action)
         return observation[list(_SEEN)], float(reward), terminated, truncated, info
+
+    def close(self) -> None:
+        """Let CartPole go."""
+        self._cartpole.close()

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 FORWARD, BACK, UP, DOWN = range(4)
 _STANDING_STILL: Final = -0.1
 _PATIENCE: Final = 4
+_SHORTEST: Final = 2
+"""With one step, whoever stands still for one of the signs has told them apart when the sign is gone."""
 
 
 class TMaze(gymnasium.Env[NDArray[np.float32], np.int64]):
@@ -21,13 +23,18 @@ class TMaze(gymnasium.Env[NDArray[np.float32], np.int64]):
     -1: reward 1 or -1, and the episode ends. A step that leads nowhere costs 0.1.
 
     Args:
-        length: Steps from the start to the junction.
+        length: Steps from the start to the junction, at least 2.
+
+    Raises:
+        ValueError: The corridor is too short to need a memory.
     """
 
     observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(4)
 
     def __init__(self, length: int = 8) -> None:
+        if length < _SHORTEST:
+            raise ValueError(f"length is {length}: expected at least {_SHORTEST}, for a shorter maze needs no memory")
         self._length = length
         self._place = self._steps = 0
         self._sign = 1
@@ -41,7 +48,7 @@ class TMaze(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._place = self._steps = 0
         return self._observe(), {}
 
-    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Walk, or turn."""
         self._steps += 1
         at_junction = self._place == self._length

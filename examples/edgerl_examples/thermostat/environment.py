@@ -18,6 +18,9 @@ _TREND_STEPS: Final = 5
 _ENERGY_COST: Final = 0.05
 _SWITCH_COST: Final = 0.2
 _SCALE_C: Final = 10.0
+_COLDEST_C: Final = -55.0
+_HOTTEST_C: Final = 125.0
+"""Range of a DS18B20."""
 
 
 class Room(Protocol):
@@ -41,18 +44,18 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     error and trend are in units of 10 degrees (set point minus temperature; change over five steps), relay is 0 or 1,
     and held is the share of `hold_steps` for which the relay has been as it is. A relay wears with every switch and a
-    compressor dies of quick ones, so an action that comes before `hold_steps` is not carried out. The reward is minus
-    the error in degrees, minus the cost of energy and of switching.
+    compressor dies of quick ones, so on is not carried out before the last switch is `hold_steps` old, nor in the first
+    `hold_steps` with real hardware. Off always is: a board applies its safe action once, and then may pause for long.
+    The reward is minus the error in degrees, minus the cost of energy and of switching.
 
     Args:
         room: "hardware" for the board's sensor and relay, "simulated" for a room in memory, or a `Room`.
         set_point_c: Where the temperature should be.
-        hold_steps: Steps that the relay stays as it is after a switch.
+        hold_steps: Steps after a switch in which the relay is not switched on.
         episode_steps: Steps after which an episode is truncated; the room goes on as it is.
         relay_line: GPIO line of the relay, where the room is hardware.
     """
 
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(
@@ -69,9 +72,10 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._hold_steps = hold_steps
         self._episode_steps = episode_steps
         self._relay = OFF
-        self._held = hold_steps
+        self._held = 0  # a copy may have failed a moment ago: nobody knows when the relay was last switched
         self._steps = 0
         self._temperatures: list[float] = []
+        self.observation_space = _observation_space(set_point_c)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -85,9 +89,10 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._temperatures = [self._room.read_temperature_c()]
         return self._observe(), {}
 
-    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Switch, if the relay may be switched, and read the sensor."""
-        switches = int(action) != self._relay and self._held >= self._hold_steps
+        is_due = action == OFF or self._held >= self._hold_steps
+        switches = is_due and int(action) != self._relay
         if switches:
             self._relay, self._held = int(action), 0
         self._room.switch_heater(on=self._relay == ON)
@@ -105,7 +110,15 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
     def _observe(self) -> NDArray[np.float32]:
         newest = self._temperatures[-1]
         error, trend = (self._set_point_c - newest) / _SCALE_C, (newest - self._temperatures[0]) / _SCALE_C
-        return np.array([error, trend, self._relay, min(1.0, self._held / self._hold_steps)], np.float32)
+        return np.array([error, trend, self._relay, min(1.0, self._held / max(1, self._hold_steps))], np.float32)
+
+
+def _observation_space(set_point_c: float) -> gymnasium.spaces.Box:
+    span_c = _HOTTEST_C - _COLDEST_C
+    low = np.array([set_point_c - _HOTTEST_C, -span_c, OFF, 0], np.float32)
+    high = np.array([set_point_c - _COLDEST_C, span_c, ON, 1], np.float32)
+    scale = np.array([_SCALE_C, _SCALE_C, 1, 1], np.float32)
+    return gymnasium.spaces.Box(low / scale, high / scale, dtype=np.float32)
 
 
 def _make_room(room: str | Room, relay_line: int) -> Room:

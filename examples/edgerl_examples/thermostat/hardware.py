@@ -1,7 +1,7 @@
 """The board's own sensor and relay: a DS18B20 on the 1-wire bus, and a relay on a GPIO line.
 
-The kernel reads the sensor (`dtoverlay=w1-gpio` on a Raspberry Pi) and shows it as a file, so nothing is polled in
-Python; gpiozero switches the relay.
+The kernel speaks to the sensor (`dtoverlay=w1-gpio` on a Raspberry Pi) and shows it as a file. To read the file is to
+measure, which takes a DS18B20 up to 0.75 s by its data sheet. gpiozero switches the relay.
 """
 
 from pathlib import Path

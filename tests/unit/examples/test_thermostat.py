@@ -44,23 +44,52 @@ def test_a_simple_controller_keeps_the_room_at_its_set_point():
 
 def test_the_relay_is_protected_from_quick_switches():
     room = Notebook()
-    environment = Thermostat(room, hold_steps=4)
+    environment = Thermostat(room, hold_steps=2)
     environment.reset(seed=0)
-    held = [float(environment.step(action)[0][3]) for action in [ON, OFF, OFF, OFF, OFF, ON, ON]]
-    assert room.switched == [True, True, True, True, False, False, False]
-    assert held == [0.25, 0.5, 0.75, 1.0, 0.25, 0.5, 0.75]
+    held = [float(environment.step(action)[0][3]) for action in [ON, ON, ON, ON, OFF, ON, ON, ON]]
+    assert room.switched == [False, False, True, True, False, False, True, True]
+    assert held == [0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0]
+
+
+def test_off_reaches_the_relay_at_once_for_it_is_the_safe_action():
+    room = Notebook()
+    environment = Thermostat(room, hold_steps=5)
+    environment.reset(seed=0)
+    for action in [*[OFF] * 5, ON, OFF]:
+        environment.step(action)
+    assert room.switched[-2:] == [True, False]
+
+
+def test_a_copy_that_is_made_anew_does_not_switch_on_at_once():
+    room = Notebook()
+    for _ in range(3):
+        environment = Thermostat(room, hold_steps=2)
+        environment.reset(seed=0)
+        environment.step(ON)
+        environment.step(ON)
+    assert not any(room.switched)
+
+
+def test_without_a_hold_every_switch_is_carried_out():
+    room = Notebook()
+    environment = Thermostat(room, hold_steps=0)
+    environment.reset(seed=0)
+    for action in [ON, OFF, ON]:
+        environment.step(action)
+    assert room.switched == [True, False, True]
 
 
 def test_the_reward_is_comfort_energy_and_wear():
-    environment = Thermostat(Notebook(), set_point_c=22.0)
+    environment = Thermostat(Notebook(), set_point_c=22.0, hold_steps=0)
     environment.reset(seed=0)
     assert environment.step(ON)[1] == pytest.approx(-2.0 - 0.05 - 0.2)
     assert environment.step(ON)[1] == pytest.approx(-2.0 - 0.05)
+    assert environment.step(OFF)[1] == pytest.approx(-2.0 - 0.2)
 
 
 def test_closing_switches_the_heater_off():
     room = Notebook()
-    environment = Thermostat(room)
+    environment = Thermostat(room, hold_steps=0)
     environment.reset(seed=0)
     environment.step(ON)
     environment.close()
@@ -96,16 +125,18 @@ def sensor_of(board: Path) -> Path:
 
 def test_the_hardware_reads_the_boards_files_and_moves_its_line(board: Path):
     hardware = SensorAndRelay(relay_line=17, root=board)
-    pin: Any = Device.pin_factory.pin(17)
+    factory: Any = Device.pin_factory
+    pin = factory.pin(17)
     assert hardware.read_temperature_c() == 21.312
     assert pin.state == 0
     hardware.switch_heater(on=True)
     assert pin.state == 1
     sensor_of(board).write_text(GOOD.format(-1062), encoding="ascii")
     assert hardware.read_temperature_c() == -1.062
-    environment = Thermostat(hardware)
+    environment = Thermostat(hardware, hold_steps=0)
     environment.reset(seed=0)
     environment.step(ON)
+    assert pin.state == 1
     environment.close()
     assert pin.state == 0
 
