@@ -75,7 +75,7 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._held = 0  # a copy may have failed a moment ago: nobody knows when the relay was last switched
         self._steps = 0
         self._temperatures: list[float] = []
-        self.observation_space = _observation_space(set_point_c)
+        self.observation_space: gymnasium.Space[Any] = _observation_space(set_point_c)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

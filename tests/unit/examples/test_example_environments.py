@@ -78,9 +78,9 @@ def test_catch_plays_by_its_rules_whatever_the_paddle_does():
     environment, rng = Catch(balls=4), np.random.default_rng(5)
     frame, _ = environment.reset(seed=2)
     rewards: list[float] = []
-    for ball in range(4):
+    paddle = 7
+    for _ in range(4):
         column = next(cell for cell in range(14) if frame[0, 6 * cell, 0])
-        paddle = 7 if ball == 0 else paddle
         for row in range(1, 14):
             action = int(rng.integers(3))
             paddle = min(13, max(0, paddle + (-1, 0, 1)[action]))
