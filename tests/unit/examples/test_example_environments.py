@@ -79,7 +79,7 @@ def test_catch_plays_by_its_rules_whatever_the_paddle_does():
     frame, _ = environment.reset(seed=2)
     rewards: list[float] = []
     paddle = 7
-    for _ in range(4):
+    for ball in range(4):
         column = next(cell for cell in range(14) if frame[0, 6 * cell, 0])
         for row in range(1, 14):
             action = int(rng.integers(3))
