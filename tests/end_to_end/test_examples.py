@@ -73,4 +73,4 @@ def test_the_settings_of_the_page_hold(tmp_path: Path):
     path = tmp_path / "thermostat-on-boards.toml"
     path.write_text(PAGE.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     settings = load_settings(LearnerSettings, "learner", file=path, environ={})
-    assert (settings.control_hz, settings.safe_action) == (1.0, [0.0])
+    assert (settings.control_hz, settings.safe_action) == (0.5, [0.0])

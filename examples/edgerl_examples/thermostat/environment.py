@@ -113,7 +113,7 @@ class Thermostat(gymnasium.Env[NDArray[np.float32], np.int64]):
         return np.array([error, trend, self._relay, min(1.0, self._held / max(1, self._hold_steps))], np.float32)
 
 
-def _observation_space(set_point_c: float) -> gymnasium.spaces.Box:
+def _observation_space(set_point_c: float) -> gymnasium.Space[NDArray[np.float32]]:
     span_c = _HOTTEST_C - _COLDEST_C
     low = np.array([set_point_c - _HOTTEST_C, -span_c, OFF, 0], np.float32)
     high = np.array([set_point_c - _COLDEST_C, span_c, ON, 1], np.float32)

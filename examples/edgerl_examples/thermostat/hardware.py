@@ -30,13 +30,15 @@ class SensorAndRelay:
     def __init__(self, *, relay_line: int, root: Path = Path("/")) -> None:
         from gpiozero import OutputDevice  # noqa: PLC0415 - only a board with a relay has it
 
+        # First of all off: a worker that was killed has left the relay as it was.
+        self._relay: Any = OutputDevice(relay_line, initial_value=False)
         sensors = sorted((root / _SENSORS).glob("28-*"))
         if not sensors:
+            self.close()
             raise SensorFailed(
                 f"no DS18B20 below {root / _SENSORS}: check the wiring, and that dtoverlay=w1-gpio is in config.txt"
             )
         self._sensor = sensors[0]
-        self._relay: Any = OutputDevice(relay_line, initial_value=False)
 
     def read_temperature_c(self) -> float:
         """The sensor's last conversion.

@@ -74,28 +74,33 @@ def test_catch_draws_a_ball_of_one_cell_and_a_paddle_of_three():
 
 
 def test_catch_plays_by_its_rules_whatever_the_paddle_does():
-    """Recomputed cell by cell from what the frames show."""
     environment, rng = Catch(balls=4), np.random.default_rng(5)
     frame, _ = environment.reset(seed=2)
-    rewards: list[float] = []
-    paddle = 7
-    for ball in range(4):
-        column = next(cell for cell in range(14) if frame[0, 6 * cell, 0])
-        for row in range(1, 14):
-            action = int(rng.integers(3))
-            paddle = min(13, max(0, paddle + (-1, 0, 1)[action]))
-            frame, reward, terminated, truncated, _ = environment.step(action)
-            lands = row == 13
-            assert (terminated, truncated) == (lands and ball == 3, False)
-            assert reward == ((1.0 if column in (paddle - 1, paddle, paddle + 1) else -1.0) if lands else 0.0)
-            cells = {(13, cell) for cell in (paddle - 1, paddle, paddle + 1)} | (
-                {(row, column)} if not lands else set()
-            )
-            for y, x in itertools.product(range(84), range(84)) if not lands else ():
-                assert frame[y, x, 0] == (255 if (y // 6, x // 6) in cells else 0)
-            if lands:
-                rewards.append(reward)
-    assert set(rewards) == {1.0, -1.0}
+    paddle, column, landed = 7, -1, []
+    for step in range(4 * 13):
+        row = step % 13 + 1
+        if row == 1:
+            column = next(cell for cell in range(14) if frame[0, 6 * cell, 0])
+        action = int(rng.integers(3))
+        paddle = min(13, max(0, paddle + (-1, 0, 1)[action]))
+        below = {(13, paddle - 1), (13, paddle), (13, paddle + 1)}
+        frame, reward, terminated, truncated, _ = environment.step(action)
+        assert (terminated, truncated) == (step == 4 * 13 - 1, False)
+        if row == 13:
+            assert reward == (1 if (13, column) in below else -1)
+            landed.append(reward)
+        else:
+            assert reward == 0
+            assert bright_cells(frame) == {cell for cell in below if 0 <= cell[1] <= 13} | {(row, column)}
+    assert set(landed) == {1, -1}
+
+
+def bright_cells(frame: np.ndarray) -> set[tuple[int, int]]:
+    """Pixel by pixel; a cell is bright as a whole or dark as a whole."""
+    pixels = {(y, x) for y in range(84) for x in range(84) if frame[y, x, 0] == 255}
+    cells = {(y // 6, x // 6) for y, x in pixels}
+    assert len(pixels) == 36 * len(cells)
+    return cells
 
 
 def test_in_the_t_maze_a_memory_is_worth_everything():

@@ -162,6 +162,16 @@ def test_a_sensor_that_is_gone_or_was_never_there_says_so(board: Path, tmp_path:
         SensorAndRelay(relay_line=17, root=tmp_path / "elsewhere")
 
 
+def test_a_relay_that_a_killed_worker_left_on_is_off_even_where_the_sensor_is_gone(board: Path, tmp_path: Path):
+    factory: Any = Device.pin_factory
+    pin = factory.pin(17)
+    pin.function, pin.state = "output", True
+    with pytest.raises(SensorFailed):
+        SensorAndRelay(relay_line=17, root=tmp_path / "elsewhere")
+    assert pin.state == 0
+    SensorAndRelay(relay_line=17, root=board).close()  # the line was given back
+
+
 def test_a_room_of_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'hardware' or 'simulated'"):
         Thermostat("cellar")
