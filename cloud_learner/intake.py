@@ -1,7 +1,8 @@
 """What comes from the boards: decoded, checked, counted, and handed on, on a thread of its own.
 
 The network thread only hands over. Here every window passes one gate after the other: does it decode, is it of this
-run, is it new, is it sound, is it recent enough. Whoever fails a gate is counted under its reason.
+run, is it new, is it sound, is it recent enough, is it like what other boards send. Whoever fails a gate is counted
+under its reason.
 """
 
 import logging
@@ -13,6 +14,7 @@ from typing import Self
 
 from cloud_learner.board_book import BoardBook
 from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
+from cloud_learner.outliers import OutlierGate
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from cloud_learner.window_checks import check_window
 from fleet_protocol.codec import BadMessage, decode
@@ -69,6 +71,7 @@ class Intake:
         self._state_size = state_size
         self._arrivals: queue.SimpleQueue[tuple[TopicAddress, bytes, int] | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
+        self._outliers = OutlierGate()
         self.counters: Counter[str] = Counter()
         self.trajectory_bytes = 0
         self.trajectory_steps = 0
@@ -150,6 +153,10 @@ class Intake:
         newest, current = int(window.trajectory.policy_versions.max()), self._current_version()
         if current - newest > self._max_policy_lag:
             self._refuse(window.boot, window.seq, "stale", f"version {newest} acted, and {current} is current")
+            return
+        oddity = self._outliers.judge(window.boot[0], window.trajectory)
+        if oddity is not None:
+            self._refuse(window.boot, window.seq, "outlier", oddity)
             return
         displaced = self._windows.put(window)
         if displaced is not None:
