@@ -1,12 +1,21 @@
 """What the learner knows of its boards: who is there, with which spaces, and what they last reported."""
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from fleet_protocol.messages import Birth, CommandReply, Death, Status, Telemetry
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
+
+_log = logging.getLogger(__name__)
+
+_BOOTS_REMEMBERED: Final = 256
+"""A board that claims to start again and again costs no more memory than this."""
+_CLONED: Final = "two live agents call themselves {}: give each board an id of its own with --board"
 
 Spaces = tuple[BoxSpec, SpaceSpec]
 
@@ -16,6 +25,10 @@ class BoardRecord:
     """One board."""
 
     birth: Birth | None = None
+    boots: deque[str] = field(default_factory=lambda: deque[str](maxlen=_BOOTS_REMEMBERED))
+    """Boot ids, in the order of their first births."""
+    newest_boot: str = ""
+    is_cloned: bool = False
     telemetry: dict[str, Telemetry] = field(default_factory=dict[str, Telemetry])
     """By boot id: a dead boot's last word still counts."""
 
@@ -49,6 +62,7 @@ class BoardBook:
                     record.birth = None
             else:
                 record.birth = status
+                _note_boot(record, status)
                 self._fix_spaces(status)
             self._changed.notify_all()
 
@@ -57,6 +71,8 @@ class BoardBook:
         with self._changed:
             record = self._boards.setdefault(telemetry.board_id, BoardRecord())
             record.telemetry[telemetry.boot_id] = telemetry
+            while len(record.telemetry) > _BOOTS_REMEMBERED:
+                del record.telemetry[next(iter(record.telemetry))]
 
     def take_reply(self, reply: CommandReply) -> None:
         """A board has answered the command with this counter."""
@@ -88,9 +104,10 @@ class BoardBook:
         return any(birth.runtime.startswith(name) for birth in self.live_boards().values())
 
     def problems(self) -> dict[str, str]:
-        """Why boards that are there do not act, by id."""
+        """Why boards that are there do not act as they should, by id."""
         with self._changed:
-            return {
+            cloned = {name: _CLONED.format(name) for name, record in self._boards.items() if record.is_cloned}
+            return cloned | {
                 board_id: record.birth.problem.sentence
                 for board_id, record in self._boards.items()
                 if record.birth is not None and record.birth.problem is not None
@@ -110,6 +127,19 @@ class BoardBook:
             return
         if isinstance(birth.observation_space, BoxSpec) and birth.action_space is not None:
             self._spaces = (birth.observation_space, birth.action_space)
+
+
+def _note_boot(record: BoardRecord, birth: Birth) -> None:
+    """See a clone: a boot that comes back after another one was there is alive beside it (D2).
+
+    A restart brings a boot id that nobody has seen, and a reconnect brings the same one again.
+    """
+    if birth.boot_id not in record.boots:
+        record.boots.append(birth.boot_id)
+    elif birth.boot_id != record.newest_boot and not record.is_cloned:
+        record.is_cloned = True
+        _log.warning("%s", _CLONED.format(birth.board_id))
+    record.newest_boot = birth.boot_id
 
 
 def merged_sketch(telemetry: list[Telemetry], name: str) -> LatencySketch:

@@ -8,13 +8,17 @@ import itertools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from fleet_protocol.codec import BadMessage
 from fleet_protocol.messages import AtRest, Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BootKey = tuple[str, str]
 """(board id, boot id): seqs count from 0 in each."""
+
+MAX_BOOTS: Final = 1000
+"""Of one board in one run: a day of restarts every two minutes."""
 
 Admission = Literal["new", "finished", "queued"]
 
@@ -78,6 +82,7 @@ class DeliveryLedger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._boots: dict[BootKey, _BootAccount] = {}
+        self._boots_of: Counter[str] = Counter()
         self._at_rest: dict[BootKey, AtRest] = {}
         self._received = 0
         self._duplicates = 0
@@ -86,10 +91,13 @@ class DeliveryLedger:
         """Take note that a window came; only a `new` one may be queued or refused.
 
         `oldest_seq` moves the low mark, so that holes left by drops never wedge anything and nothing is taken twice.
+
+        Raises:
+            BadMessage: The board has begun more boots than any board does; each costs memory for good.
         """
         with self._lock:
+            account = self._account(boot)
             self._received += 1
-            account = self._boots.setdefault(boot, _BootAccount())
             account.low_mark = max(account.low_mark, oldest_seq - 1)
             account.highest_seen = max(account.highest_seen, seq)
             if seq in account.queued:
@@ -100,6 +108,15 @@ class DeliveryLedger:
                 return "finished"
             account.queued.add(seq)
             return "new"
+
+    def _account(self, boot: BootKey) -> _BootAccount:
+        account = self._boots.get(boot)
+        if account is None:
+            if self._boots_of[boot[0]] >= MAX_BOOTS:
+                raise BadMessage(f"board {boot[0]} has sent windows of more than {MAX_BOOTS} starts of its agent")
+            self._boots_of[boot[0]] += 1
+            account = self._boots[boot] = _BootAccount()
+        return account
 
     def mark_learned(self, boot: BootKey, seq: int) -> None:
         """A queued window was used in an update."""
@@ -183,6 +200,7 @@ class DeliveryLedger:
         ledger._received = state["received"]
         ledger._duplicates = state["duplicates"]
         for boot in state["boots"]:
+            ledger._boots_of[boot["board_id"]] += 1
             ledger._boots[boot["board_id"], boot["boot_id"]] = _BootAccount(
                 low_mark=boot["low_mark"],
                 highest_seen=boot["highest_seen"],

@@ -81,6 +81,8 @@ class Supervisor:
         self._waiting_policy: HeldPolicy | None = None
         self._session_id = ""
         self._announced: Birth | None = None
+        self._was_announced = False
+        self._strangers: set[str] = set()
         self._heartbeats_behind = 0
         self._stopping = False
 
@@ -189,10 +191,15 @@ class Supervisor:
     def _take_own_status(self, status: Birth | Death) -> None:
         if isinstance(status, Death) and status.session_id != self._session_id:
             self._announced = None  # a late will of an old session: say that we live
-        if isinstance(status, Birth) and status.boot_id != self._boot_id and self._announced is not None:
-            self._diary.count(
-                "board_id_taken", f"another live agent calls itself {self._board_id}: give each board its own --board"
-            )
+        if status.boot_id != self._boot_id and self._was_announced:
+            self._strangers.add(status.session_id)
+            # Our birth was retained over whatever stood there, so a later one is of somebody who lives. An agent that
+            # was here before us leaves one late will; two sessions of it are one too many.
+            if isinstance(status, Birth) or len(self._strangers) > 1:
+                self._diary.count(
+                    "board_id_taken",
+                    f"another live agent calls itself {self._board_id}: give each board its own --board",
+                )
 
     def _take_ack(self, ack: Ack) -> None:
         if ack.boot_id != self._boot_id:
@@ -217,6 +224,7 @@ class Supervisor:
         if self._link.is_connected and birth != self._announced:
             self._link.send_birth(birth)
             self._announced = birth
+            self._was_announced = True
 
     def _birth(self) -> Birth:
         ready = self._workforce.ready

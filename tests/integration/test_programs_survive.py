@@ -204,3 +204,17 @@ def test_an_environment_that_cannot_be_made_is_told_in_the_boards_status(
         )
         assert view_of(collector, "b1").problem.code == 8  # pyright: ignore[reportOptionalMemberAccess]
     assert "Traceback" not in acting.said()
+
+
+def test_two_agents_of_one_name_are_named_by_the_learner_and_by_themselves(
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]
+):
+    (tmp_path / "other").mkdir()
+    with (
+        learner(tmp_path, mosquitto.address, fleet_name) as learning,
+        board(tmp_path, mosquitto.address, fleet_name, "twin") as one,
+        board(tmp_path / "other", mosquitto.address, fleet_name, "twin") as other,
+    ):
+        wait_until(lambda: "two live agents call themselves twin" in learning.said(), timeout_s=60, what="the sentence")
+        wait_until(lambda: "another live agent" in one.said() + other.said(), timeout_s=60, what="their own")
+        assert learning.process.poll() is None
