@@ -1,4 +1,4 @@
-"""A million mutated payloads against everything that reads them: taken or refused by name, at no cost of memory (F25)."""
+"""A million mutated payloads against all that reads them: taken or refused by name, at no cost of memory (F25)."""
 
 import random
 from collections import Counter
