@@ -16,6 +16,7 @@ from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
 from compressor import CompressionRecipe, Precision, UnknownRecipeError
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import LearnerReport, RunSpec
 
@@ -96,7 +97,8 @@ def _checked(settings: LearnerSettings) -> LearnerSettings:
 def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
     return RunSpec(
         run_id=uuid.uuid4().hex[:12],
-        generation=above.generation + 1 if above else 1,
+        # The time, so that boards which remember runs of a broker that is gone take this one for the newer.
+        generation=max(above.generation + 1 if above else 1, int(utc_timestamp())),
         env_id=settings.env_id,
         env_kwargs=settings.env_kwargs,
         unroll_length=settings.unroll_length,

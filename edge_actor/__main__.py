@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="seed of the first worker (default: from the system)")
     parser.add_argument("--outbox-bytes", type=int, help="bytes of unacked windows to keep (default 64 MiB)")
+    parser.add_argument("--state", help="folder for what is kept over a restart (default: nothing is)")
+    parser.add_argument("--keep-policy-every-s", type=float, help="seconds between policies kept there (default 300)")
     parser.add_argument("--step-timeout-s", type=float, help="seconds that a step may take at most (default 30)")
     parser.add_argument("--telemetry-period-s", type=float, help="seconds between telemetry messages (default 2)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])

@@ -17,7 +17,8 @@ from fleet_protocol.messages import (
     TrajectoryMessage,
 )
 from fleet_protocol.mqtt import MqttConnection, Subscription, Will
-from fleet_protocol.topics import FleetTopics, TopicAddress
+from fleet_protocol.signing import FrameRefused
+from fleet_protocol.topics import PROTOCOL_VERSION, FleetTopics, TopicAddress
 
 _FLUSH_S: Final = 1.0
 
@@ -172,3 +173,17 @@ class BoardLink:
         address = self._topics.parse(topic)
         if address is not None:
             self._inbox.put(Arrived(address, payload))
+
+
+def require_our_protocol(address: TopicAddress) -> None:
+    """Refuse what a learner of another protocol says.
+
+    Raises:
+        FrameRefused: It speaks another version.
+    """
+    if address.protocol != PROTOCOL_VERSION:
+        raise FrameRefused(
+            "protocol_mismatch",
+            f"a learner speaks protocol {address.protocol} and this board {PROTOCOL_VERSION}: "
+            "install the same EdgeRL on both",
+        )

@@ -25,6 +25,10 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     """Seed of the first worker; 0 = from the operating system."""
     outbox_bytes: int = 64 * 1024 * 1024
     """Bytes of unacked windows that are kept; beyond that the oldest are dropped, counted."""
+    state: str = ""
+    """Folder for what the board keeps over a restart: its run and its last good policy; empty = nothing is kept."""
+    keep_policy_every_s: Annotated[float, Meta(ge=0.0)] = 300.0
+    """Seconds between policies that are written there: memory cards wear out."""
     step_timeout_s: Annotated[float, Meta(gt=0.0)] = 30.0
     """Seconds that a reset or a step of the environment may take before its worker is ended and replaced."""
     telemetry_period_s: float = 2.0

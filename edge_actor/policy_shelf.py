@@ -9,10 +9,11 @@ from fleet_protocol.signing import FrameRefused
 
 @dataclass(frozen=True, slots=True)
 class HeldPolicy:
-    """A policy whose frame was checked."""
+    """A policy whose frame was checked; the frame is what may be kept."""
 
     header: FrameHeader
     model: bytes
+    frame: bytes = b""
 
     @property
     def version(self) -> int:

@@ -10,9 +10,11 @@ import random
 import time
 import uuid
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Final
 
-from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox
+from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox, require_our_protocol
+from edge_actor.board_memory import BoardMemory
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
 from edge_actor.diary import Diary
@@ -35,7 +37,6 @@ from fleet_protocol.messages import (
     TrajectoryMessage,
 )
 from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
-from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,12 @@ class Supervisor:
         self._outbox = Outbox(max_bytes=settings.outbox_bytes, clock=time.monotonic, rng=random.Random())  # noqa: S311
         self._diary = Diary(board_id, self._boot_id, period_s=settings.telemetry_period_s, send_log=self._link.send_log)
         self._shelf = PolicyShelf()
+        self._memory = BoardMemory(
+            Path(settings.state) if settings.state else None,
+            keep_policy_every_s=settings.keep_policy_every_s,
+            unsigned_allowed=self._unsigned_allowed,
+            count=self._diary.count,
+        )
         self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
         self._commander = Commander(
             board_id,
@@ -92,7 +99,8 @@ class Supervisor:
         self._inbox.wake()
 
     def run(self) -> None:
-        """Act until stopped."""
+        """Act until stopped, with what is remembered until the network says otherwise."""
+        self._recall()
         self._link.start()
         try:
             while not self._stopping:
@@ -105,11 +113,19 @@ class Supervisor:
                 self._announce_changes()
                 self._send_windows()
                 self._send_telemetry()
+                self._memory.keep_policy(self._shelf.last_good)
         finally:
+            self._memory.keep_policy(self._shelf.last_good, now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
             self._link.close(self._session_id)
             self._inbox.close()
+
+    def _recall(self) -> None:
+        run, policy = self._memory.recall_run(), self._memory.recall_policy()
+        if run is not None and policy is not None and policy.header.run_id == run.run_id:
+            self._begin_run(run)
+            self._accept_policy(policy, group=run.group)
 
     # --- what comes from the network --------------------------------------------------------------------------------
 
@@ -121,7 +137,7 @@ class Supervisor:
             return
         kind = event.address.kind
         try:
-            _require_our_protocol(event.address)
+            require_our_protocol(event.address)
             self._dispatch(kind, event.address.subject, event.payload)
         except BadMessage as error:
             self._diary.count(f"{kind}_undecodable", f"ignored a message on {kind}: {error}")
@@ -153,6 +169,10 @@ class Supervisor:
             raise FrameRefused("mixed", "the frame's header names another run than its body")
         if self._run is not None and run.generation <= self._run.generation:
             return  # the retained message again, or an old one
+        self._memory.keep_run(payload)
+        self._begin_run(run)
+
+    def _begin_run(self, run: RunSpec) -> None:
         _log.info("run %s: %s", run.run_id, run.env_id)
         self._run = run
         self._shelf.begin_run()
@@ -166,7 +186,7 @@ class Supervisor:
 
     def _take_policy(self, group: str, payload: bytes) -> None:
         header, body = open_frame(payload, kind="policy", unsigned_allowed=self._unsigned_allowed)
-        self._accept_policy(HeldPolicy(header, body), group=group)
+        self._accept_policy(HeldPolicy(header, body, frame=payload), group=group)
 
     def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
         if self._run is None or policy.header.run_id != self._run.run_id:
@@ -276,12 +296,3 @@ class Supervisor:
     def _reply(self, reply: CommandReply) -> None:
         self._send_telemetry(now=True)  # whoever asked sees counters as new as the answer
         self._link.send_reply(reply)
-
-
-def _require_our_protocol(address: TopicAddress) -> None:
-    if address.protocol != PROTOCOL_VERSION:
-        raise FrameRefused(
-            "protocol_mismatch",
-            f"a learner speaks protocol {address.protocol} and this board {PROTOCOL_VERSION}: "
-            "install the same EdgeRL on both",
-        )

@@ -65,13 +65,16 @@ def seal_frame(
     return encode(Frame(header=encode(header), signature=b"", body=body))
 
 
-def open_frame(payload: bytes, *, kind: str, unsigned_allowed: bool) -> tuple[FrameHeader, bytes]:
+def open_frame(
+    payload: bytes, *, kind: str, unsigned_allowed: bool, may_be_expired: bool = False
+) -> tuple[FrameHeader, bytes]:
     """Check a frame from the outside inwards, and return its header and body.
 
     Args:
         payload: What came.
         kind: What the topic carries.
         unsigned_allowed: The broker's address is loopback and the board holds no root key.
+        may_be_expired: It was accepted in its time: expiry gates acceptance, never continued use.
 
     Raises:
         FrameRefused: It is undecodable, unsigned, of another kind, expired, or its body is not the one it names.
@@ -85,7 +88,7 @@ def open_frame(payload: bytes, *, kind: str, unsigned_allowed: bool) -> tuple[Fr
         raise FrameRefused("signature", "expected a signature by a known key, and this board holds no key to check one")
     if header.kind != kind:
         raise FrameRefused("kind", f"expected a frame of kind {kind}, got {header.kind}")
-    if not header.expires_at >= utc_timestamp():  # so, and not <, because of nan
+    if not may_be_expired and not header.expires_at >= utc_timestamp():  # so, and not <, because of nan
         raise FrameRefused("expired", f"{kind} {header.version} expired; is this board's clock right?")
     if header.size != len(frame.body):
         raise FrameRefused("size", f"expected a body of {header.size} bytes, got {len(frame.body)}")
