@@ -123,7 +123,8 @@ class DeliveryLedger:
         """The accounts; exact when all boards are at rest.
 
         A boot that has not said where its windows are (dead, or out of reach) is taken to have produced all up to the
-        highest seq seen, and to hold nothing.
+        highest seq seen, and to hold nothing. What a later boot says for a dead one is as old as its last write to
+        disk: it is taken to have produced, after that, all up to the highest seq seen.
         """
         with self._lock:
             produced = learned = in_outbox = lost = refused = queued = 0
@@ -137,7 +138,7 @@ class DeliveryLedger:
                 waiting = _unfinished(rest.outbox, account)
                 gone = Counter({reason: _unfinished(ranges, account) for reason, ranges in rest.dropped.items()})
                 dropped.update(gone)
-                produced += len(SequenceSet(rest.produced))
+                produced += len(_produced(rest, account))
                 learned += len(account.learned)
                 queued += len(account.queued)
                 in_outbox += waiting
@@ -202,8 +203,16 @@ def _nowhere(rest: AtRest, account: _BootAccount) -> int:
     known = account.finished()
     for first, last in itertools.chain(rest.outbox, *rest.dropped.values()):
         known.add_range(first, last)
-    produced = SequenceSet(rest.produced)
+    produced = _produced(rest, account)
     return len(produced) - produced.overlap(known)
+
+
+def _produced(rest: AtRest, account: _BootAccount) -> SequenceSet:
+    produced = SequenceSet(rest.produced)
+    last = -1 if produced.highest is None else produced.highest
+    if account.highest_seen > last:  # only of a dead boot
+        produced.add_range(last + 1, account.highest_seen)
+    return produced
 
 
 def _as_if_nothing_left(account: _BootAccount) -> AtRest:

@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="seed of the first worker (default: from the system)")
     parser.add_argument("--outbox-bytes", type=int, help="bytes of unacked windows to keep (default 64 MiB)")
+    parser.add_argument("--state", help="folder for what survives a restart (default edgerl-board; '' = none)")
+    parser.add_argument("--spill-after-s", type=float, help="seconds until unacked windows go to disk (default 10)")
     parser.add_argument("--step-timeout-s", type=float, help="seconds that a step may take at most (default 30)")
     parser.add_argument("--telemetry-period-s", type=float, help="seconds between telemetry messages (default 2)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])

@@ -24,7 +24,11 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     seed: int = 0
     """Seed of the first worker; 0 = from the operating system."""
     outbox_bytes: int = 64 * 1024 * 1024
-    """Bytes of unacked windows that are kept; beyond that the oldest are dropped, counted."""
+    """Bytes of unacked windows that are kept, in memory and on disk; beyond that the oldest are dropped, counted."""
+    state: str = "edgerl-board"
+    """Folder for what survives a restart, in a folder of the board's id; empty = nothing is kept on disk."""
+    spill_after_s: Annotated[float, Meta(gt=0.0)] = 10.0
+    """Windows that are unacked for so long go to disk: a power cut costs at most what came in so many seconds."""
     step_timeout_s: Annotated[float, Meta(gt=0.0)] = 30.0
     """Seconds that a reset or a step of the environment may take before its worker is ended and replaced."""
     telemetry_period_s: float = 2.0

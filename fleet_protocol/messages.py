@@ -265,6 +265,8 @@ class AtRest(Message, frozen=True, kw_only=True, tag="at_rest"):
     produced: Ranges
     outbox: Ranges
     dropped: dict[str, Ranges]
+    earlier: "dict[Name, AtRest]" = {}
+    """The same of earlier boots whose outboxes this one goes on with, by boot id, as they last wrote them to disk."""
 
 
 class CommandReply(Message, frozen=True, kw_only=True):
