@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fleet_protocol.messages import AtRest, Ranges
+from fleet_protocol.messages import AtRest, EarlierBoot, Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BootKey = tuple[str, str]
@@ -78,7 +78,7 @@ class DeliveryLedger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._boots: dict[BootKey, _BootAccount] = {}
-        self._at_rest: dict[BootKey, AtRest] = {}
+        self._at_rest: dict[BootKey, AtRest | EarlierBoot] = {}
         self._received = 0
         self._duplicates = 0
 
@@ -114,8 +114,8 @@ class DeliveryLedger:
             account.queued.discard(seq)
             account.refused.setdefault(reason, SequenceSet()).add(seq)
 
-    def note_at_rest(self, boot: BootKey, at_rest: AtRest) -> None:
-        """A paused board has said where its windows are."""
+    def note_at_rest(self, boot: BootKey, at_rest: AtRest | EarlierBoot) -> None:
+        """A paused board has said where the windows of one of its boots are."""
         with self._lock:
             self._at_rest[boot] = at_rest
 
@@ -199,7 +199,7 @@ def _unfinished(ranges: Ranges, account: _BootAccount) -> int:
     return len(seqs) - seqs.overlap(account.finished())
 
 
-def _nowhere(rest: AtRest, account: _BootAccount) -> int:
+def _nowhere(rest: AtRest | EarlierBoot, account: _BootAccount) -> int:
     known = account.finished()
     for first, last in itertools.chain(rest.outbox, *rest.dropped.values()):
         known.add_range(first, last)
@@ -207,7 +207,7 @@ def _nowhere(rest: AtRest, account: _BootAccount) -> int:
     return len(produced) - produced.overlap(known)
 
 
-def _produced(rest: AtRest, account: _BootAccount) -> SequenceSet:
+def _produced(rest: AtRest | EarlierBoot, account: _BootAccount) -> SequenceSet:
     produced = SequenceSet(rest.produced)
     last = -1 if produced.highest is None else produced.highest
     if account.highest_seen > last:  # only of a dead boot
@@ -215,6 +215,6 @@ def _produced(rest: AtRest, account: _BootAccount) -> SequenceSet:
     return produced
 
 
-def _as_if_nothing_left(account: _BootAccount) -> AtRest:
+def _as_if_nothing_left(account: _BootAccount) -> EarlierBoot:
     produced = [(0, account.highest_seen)] if account.highest_seen >= 0 else []
-    return AtRest(run_id="-", produced=produced, outbox=account.queued.ranges(), dropped={})
+    return EarlierBoot(produced=produced, outbox=account.queued.ranges(), dropped={})

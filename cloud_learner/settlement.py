@@ -35,7 +35,8 @@ class Settlement:
         for board_id in self._book.live_boards():
             reply = self._ask(board_id, Pause(run_id=self._run_id), timeout_s=timeout_s)
             if reply is not None and isinstance(reply.result, AtRest):
-                for boot_id, rest in (reply.result.earlier | {reply.boot_id: reply.result}).items():
+                ledger.note_at_rest((reply.board_id, reply.boot_id), reply.result)
+                for boot_id, rest in reply.result.earlier.items():
                     ledger.note_at_rest((reply.board_id, boot_id), rest)
             else:
                 _log.warning("board %s did not come to rest in time; its accounts are an estimate", board_id)

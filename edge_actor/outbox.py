@@ -14,7 +14,7 @@ from msgspec import structs
 from edge_actor.outbox_account import RunAccount
 from edge_actor.outbox_entry import NO_WORKER, OutboxEntry, WindowKey
 from edge_actor.send_schedule import SendSchedule
-from fleet_protocol.messages import AtRest, Ranges, RunCounters
+from fleet_protocol.messages import AtRest, EarlierBoot, Ranges, RunCounters
 from fleet_protocol.sequences import SequenceSet
 
 AccountKey = tuple[str, str]
@@ -144,11 +144,12 @@ class Outbox:
     def at_rest(self, run_id: str) -> AtRest:
         """Which seqs of a run are where: the board's part of the accounts, earlier boots included."""
         earlier = {
-            boot: account.at_rest(run_id)
+            boot: account.whereabouts()
             for (boot, run), account in self._accounts.items()
             if run == run_id and boot != self._boot_id
         }
-        return self._accounts.get((self._boot_id, run_id), RunAccount()).at_rest(run_id, earlier=earlier)
+        ours = self._accounts.get((self._boot_id, run_id), RunAccount()).whereabouts()
+        return AtRest(run_id=run_id, produced=ours.produced, outbox=ours.outbox, dropped=ours.dropped, earlier=earlier)
 
     # --- what the disk keeps ----------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class Outbox:
         self._unsaved = dict(self._entries)
         self.departed_rows.clear()
 
-    def accounts_on_disk(self, saving: Iterable[OutboxEntry]) -> dict[AccountKey, AtRest]:
+    def accounts_on_disk(self, saving: Iterable[OutboxEntry]) -> dict[AccountKey, EarlierBoot]:
         """What a later boot must know once `saving` is on disk: accounts with windows there, or with drops of this run.
 
         Their `outbox` names what is on disk; what is only in memory will be nowhere if this boot is killed.
@@ -181,7 +182,7 @@ class Outbox:
         for entry in chain((entry for entry in self._entries.values() if entry.row), saving):
             on_disk[entry.boot_id, entry.run_id].add(entry.seq)
         return {
-            key: structs.replace(account.at_rest(key[1]), outbox=on_disk[key].ranges())
+            key: structs.replace(account.whereabouts(), outbox=on_disk[key].ranges())
             for key, account in self._accounts.items()
             if on_disk[key] or (account.has_drops and self._run_id in ("", key[1]))
         }

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Self
 
-from fleet_protocol.messages import AtRest, Ranges, RunCounters
+from fleet_protocol.messages import EarlierBoot, Ranges, RunCounters
 from fleet_protocol.sequences import SequenceSet
 
 
@@ -31,7 +31,7 @@ class RunAccount:
     acked: int = 0
 
     @classmethod
-    def from_disk(cls, saved: AtRest, readable: SequenceSet) -> Self:
+    def from_disk(cls, saved: EarlierBoot, readable: SequenceSet) -> Self:
         """What an earlier boot last wrote; windows that cannot be read any more are dropped as `corrupt`."""
         account = cls(produced=SequenceSet(saved.produced), held=readable)
         for reason, ranges in saved.dropped.items():
@@ -75,14 +75,12 @@ class RunAccount:
             env_steps=self.env_steps,
         )
 
-    def at_rest(self, run_id: str, *, earlier: dict[str, AtRest] | None = None) -> AtRest:
+    def whereabouts(self) -> EarlierBoot:
         """The account in ranges."""
-        return AtRest(
-            run_id=run_id,
+        return EarlierBoot(
             produced=self.produced.ranges(),
             outbox=self.held.ranges(),
             dropped={reason: seqs.ranges() for reason, seqs in self.dropped.items()},
-            earlier=earlier or {},
         )
 
     def within(self, finished: Ranges) -> list[int]:

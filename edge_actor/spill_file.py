@@ -19,7 +19,7 @@ from edge_actor.outbox_account import RunAccount
 from edge_actor.outbox_entry import OutboxEntry, WindowKey
 from edge_actor.spill_records import account_records, read_account, read_window, window_record
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import AtRest
+from fleet_protocol.messages import EarlierBoot
 from fleet_protocol.sequences import SequenceSet
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS window (
     crc INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS account (
-    boot_id TEXT NOT NULL, run_id TEXT NOT NULL, at_rest BLOB NOT NULL, crc INTEGER NOT NULL,
+    boot_id TEXT NOT NULL, run_id TEXT NOT NULL, account BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (boot_id, run_id)
 ) WITHOUT ROWID;
 """
@@ -108,7 +108,7 @@ class SpillFile:
         return kept
 
     def save(
-        self, entries: Iterable[OutboxEntry], gone: Iterable[int], accounts: Mapping[tuple[str, str], AtRest]
+        self, entries: Iterable[OutboxEntry], gone: Iterable[int], accounts: Mapping[tuple[str, str], EarlierBoot]
     ) -> dict[WindowKey, int]:
         """Add windows, delete rows, and replace all accounts: all of it or nothing, and on the disk when it returns.
 
@@ -192,7 +192,7 @@ class SpillFile:
         saved = self._read_accounts(kept)
         nothing = SequenceSet()
         for boot_id, run_id in saved.keys() | readable.keys():
-            rest = saved.get((boot_id, run_id)) or AtRest(run_id=run_id, produced=[], outbox=[], dropped={})
+            rest = saved.get((boot_id, run_id)) or EarlierBoot(produced=[], outbox=[], dropped={})
             account = RunAccount.from_disk(rest, readable.get((boot_id, run_id), nothing))
             if account.held or account.has_drops:
                 kept.accounts[boot_id, run_id] = account
@@ -228,8 +228,8 @@ class SpillFile:
         kept.corrupt += record is not None and entry is None
         return entry
 
-    def _read_accounts(self, kept: Kept) -> dict[tuple[str, str], AtRest]:
-        accounts: dict[tuple[str, str], AtRest] = {}
+    def _read_accounts(self, kept: Kept) -> dict[tuple[str, str], EarlierBoot]:
+        accounts: dict[tuple[str, str], EarlierBoot] = {}
         try:
             for record in self._reading().execute("SELECT * FROM account"):
                 rest = read_account(record)

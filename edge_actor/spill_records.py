@@ -8,7 +8,7 @@ from typing import Any
 from edge_actor.outbox_entry import NO_WORKER, OutboxEntry
 from fleet_protocol.clock import kernel_boot_id, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
-from fleet_protocol.messages import AtRest
+from fleet_protocol.messages import EarlierBoot
 
 
 def window_record(entry: OutboxEntry) -> tuple[Any, ...]:
@@ -27,20 +27,20 @@ def read_window(row: int, record: tuple[Any, ...]) -> OutboxEntry | None:
     return OutboxEntry(boot_id, seq, run_id, NO_WORKER, body, _produced_at(kernel, monotonic_s, utc_s), row=row)
 
 
-def account_records(accounts: Mapping[tuple[str, str], AtRest]) -> Iterator[tuple[Any, ...]]:
+def account_records(accounts: Mapping[tuple[str, str], EarlierBoot]) -> Iterator[tuple[Any, ...]]:
     """Accounts as they stand in the table."""
     for (boot_id, run_id), rest in accounts.items():
-        at_rest = encode(rest)
-        yield boot_id, run_id, at_rest, _account_crc(boot_id, run_id, at_rest)
+        account = encode(rest)
+        yield boot_id, run_id, account, _account_crc(boot_id, run_id, account)
 
 
-def read_account(record: tuple[Any, ...]) -> AtRest | None:
+def read_account(record: tuple[Any, ...]) -> EarlierBoot | None:
     """The account of a record; None when the record is not as it was written."""
     *fields, crc = record
     if crc != _account_crc(*fields):
         return None
     try:
-        return decode(fields[-1], AtRest)
+        return decode(fields[-1], EarlierBoot)
     except BadMessage:
         return None
 
@@ -50,8 +50,8 @@ def _window_crc(*fields: Any) -> int:  # noqa: ANN401 - a damaged record may hol
     return zlib.crc32(body if isinstance(body, bytes) else b"", zlib.crc32(repr(header).encode()))
 
 
-def _account_crc(boot_id: object, run_id: object, at_rest: object) -> int:
-    return zlib.crc32(repr((boot_id, run_id, at_rest)).encode())
+def _account_crc(boot_id: object, run_id: object, account: object) -> int:
+    return zlib.crc32(repr((boot_id, run_id, account)).encode())
 
 
 def _produced_at(kernel: str, monotonic_s: float, utc_s: float) -> float:
