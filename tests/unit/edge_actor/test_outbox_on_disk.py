@@ -123,6 +123,20 @@ def test_all_that_is_unacked_at_the_end_is_kept_over_several_boots(tmp_path: Pat
     assert last.outbox.recovered == Counter(outbox_recovered=9, recovered_acked=9)
 
 
+def test_once_the_old_ones_are_acked_the_file_goes_though_there_is_always_something_on_its_way(tmp_path: Path):
+    first = Board(tmp_path / "b", "one")
+    first.produce(3)
+    first.keeper.close()
+    second = Board(tmp_path / "b", "two", clock=first.clock)
+    second.outbox.ack([(0, 2)], boot_id="one")
+    for seq in range(20):
+        second.produce(1)
+        second.pass_time(SPILL_AFTER_S / 2)  # too young for the disk when the deletions go there
+        assert list((tmp_path / "b").iterdir()) == []
+        second.outbox.ack([(seq, seq)])
+    assert second.counters["windows_spilled"] == 0
+
+
 def test_a_deletion_that_a_kill_undoes_costs_a_repeat_and_no_window(tmp_path: Path):
     first = Board(tmp_path / "b", "one")
     first.produce(4)
