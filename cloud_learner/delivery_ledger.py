@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from fleet_protocol.codec import BadMessage
-from fleet_protocol.messages import AtRest, Ranges
+from fleet_protocol.messages import AtRest, EarlierBoot, Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BootKey = tuple[str, str]
@@ -83,7 +83,7 @@ class DeliveryLedger:
         self._lock = threading.Lock()
         self._boots: dict[BootKey, _BootAccount] = {}
         self._boots_of: Counter[str] = Counter()
-        self._at_rest: dict[BootKey, AtRest] = {}
+        self._at_rest: dict[BootKey, AtRest | EarlierBoot] = {}
         self._received = 0
         self._duplicates = 0
 
@@ -131,8 +131,8 @@ class DeliveryLedger:
             account.queued.discard(seq)
             account.refused.setdefault(reason, SequenceSet()).add(seq)
 
-    def note_at_rest(self, boot: BootKey, at_rest: AtRest) -> None:
-        """A paused board has said where its windows are."""
+    def note_at_rest(self, boot: BootKey, at_rest: AtRest | EarlierBoot) -> None:
+        """A paused board has said where the windows of one of its boots are."""
         with self._lock:
             self._at_rest[boot] = at_rest
 
@@ -140,7 +140,8 @@ class DeliveryLedger:
         """The accounts; exact when all boards are at rest.
 
         A boot that has not said where its windows are (dead, or out of reach) is taken to have produced all up to the
-        highest seq seen, and to hold nothing.
+        highest seq seen, and to hold nothing. What a later boot says for a dead one is as old as its last write to
+        disk: it is taken to have produced, after that, all up to the highest seq seen.
         """
         with self._lock:
             produced = learned = in_outbox = lost = refused = queued = 0
@@ -154,7 +155,7 @@ class DeliveryLedger:
                 waiting = _unfinished(rest.outbox, account)
                 gone = Counter({reason: _unfinished(ranges, account) for reason, ranges in rest.dropped.items()})
                 dropped.update(gone)
-                produced += len(SequenceSet(rest.produced))
+                produced += len(_produced(rest, account))
                 learned += len(account.learned)
                 queued += len(account.queued)
                 in_outbox += waiting
@@ -216,14 +217,22 @@ def _unfinished(ranges: Ranges, account: _BootAccount) -> int:
     return len(seqs) - seqs.overlap(account.finished())
 
 
-def _nowhere(rest: AtRest, account: _BootAccount) -> int:
+def _nowhere(rest: AtRest | EarlierBoot, account: _BootAccount) -> int:
     known = account.finished()
     for first, last in itertools.chain(rest.outbox, *rest.dropped.values()):
         known.add_range(first, last)
-    produced = SequenceSet(rest.produced)
+    produced = _produced(rest, account)
     return len(produced) - produced.overlap(known)
 
 
-def _as_if_nothing_left(account: _BootAccount) -> AtRest:
+def _produced(rest: AtRest | EarlierBoot, account: _BootAccount) -> SequenceSet:
+    produced = SequenceSet(rest.produced)
+    last = -1 if produced.highest is None else produced.highest
+    if account.highest_seen > last:  # only of a dead boot
+        produced.add_range(last + 1, account.highest_seen)
+    return produced
+
+
+def _as_if_nothing_left(account: _BootAccount) -> EarlierBoot:
     produced = [(0, account.highest_seen)] if account.highest_seen >= 0 else []
-    return AtRest(run_id="-", produced=produced, outbox=account.queued.ranges(), dropped={})
+    return EarlierBoot(produced=produced, outbox=account.queued.ranges(), dropped={})

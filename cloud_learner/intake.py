@@ -198,7 +198,8 @@ def _check_ranges(reply: CommandReply) -> None:
     if not isinstance(reply.result, AtRest):
         return
     try:
-        for ranges in (reply.result.produced, reply.result.outbox, *reply.result.dropped.values()):
-            SequenceSet(ranges)
+        for rest in (reply.result, *reply.result.earlier.values()):
+            for ranges in (rest.produced, rest.outbox, *rest.dropped.values()):
+                SequenceSet(ranges)
     except ValueError as error:
         raise BadMessage(f"at_rest: {error}") from error

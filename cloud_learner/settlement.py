@@ -36,6 +36,8 @@ class Settlement:
             reply = self._ask(board_id, Pause(run_id=self._run_id), timeout_s=timeout_s)
             if reply is not None and isinstance(reply.result, AtRest):
                 ledger.note_at_rest((reply.board_id, reply.boot_id), reply.result)
+                for boot_id, rest in reply.result.earlier.items():
+                    ledger.note_at_rest((reply.board_id, boot_id), rest)
             else:
                 _log.warning("board %s did not come to rest in time; its accounts are an estimate", board_id)
 

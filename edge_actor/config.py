@@ -24,9 +24,12 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     seed: int = 0
     """Seed of the first worker; 0 = from the operating system."""
     outbox_bytes: int = 64 * 1024 * 1024
-    """Bytes of unacked windows that are kept; beyond that the oldest are dropped, counted."""
-    state: str = ""
-    """Folder for what the board keeps over a restart: its run and its last good policy; empty = nothing is kept."""
+    """Bytes of unacked windows that are kept, in memory and on disk; beyond that the oldest are dropped, counted."""
+    state: str = "edgerl-board"
+    """Folder for what survives a restart (unacked windows, the run, the last good policy), in a folder of the board's
+    id; empty = nothing is kept."""
+    spill_after_s: Annotated[float, Meta(gt=0.0)] = 10.0
+    """Windows that are unacked for so long go to disk: a power cut costs at most what came in so many seconds."""
     keep_policy_every_s: Annotated[float, Meta(ge=0.0)] = 300.0
     """Seconds between policies that are written there: memory cards wear out."""
     step_timeout_s: Annotated[float, Meta(gt=0.0)] = 30.0

@@ -96,6 +96,6 @@ class Diary:
             highest_version_seen=shelf.highest_seen,
             runs=outbox.counters(),
             sketches={name: sketch.to_state() for name, sketch in self._sketches.items()},
-            counters={**self.counters, **workforce.counters},
+            counters={**self.counters, **outbox.recovered, **workforce.counters},
             health=health,
         )

@@ -19,6 +19,8 @@ from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
 from edge_actor.diary import Diary
 from edge_actor.outbox import Outbox
+from edge_actor.outbox_entry import OutboxEntry
+from edge_actor.outbox_keeper import OutboxKeeper
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
@@ -53,7 +55,7 @@ class Supervisor:
         board_id: This board.
 
     Raises:
-        ProgramError: The broker's address is not allowed.
+        ProgramError: The broker's address is not allowed, or another agent uses the board's state folder.
     """
 
     def __init__(self, settings: BoardSettings, *, board_id: str) -> None:
@@ -66,11 +68,21 @@ class Supervisor:
         self._link = BoardLink(
             address, fleet=settings.fleet, board_id=board_id, boot_id=self._boot_id, inbox=self._inbox
         )
-        self._outbox = Outbox(max_bytes=settings.outbox_bytes, clock=time.monotonic, rng=random.Random())  # noqa: S311
+        folder = Path(settings.state) / board_id if settings.state else None
+        rng = random.Random()  # noqa: S311 - jitter is no secret
+        self._outbox = Outbox(max_bytes=settings.outbox_bytes, clock=time.monotonic, rng=rng, boot_id=self._boot_id)
         self._diary = Diary(board_id, self._boot_id, period_s=settings.telemetry_period_s, send_log=self._link.send_log)
+        self._keeper = OutboxKeeper(
+            self._outbox,
+            folder,
+            spill_after_s=settings.spill_after_s,
+            counters=self._diary.counters,
+            warn=self._diary.warn,
+        )
+        self._keeper.recover()
         self._shelf = PolicyShelf()
         self._memory = BoardMemory(
-            Path(settings.state) if settings.state else None,
+            folder,
             keep_policy_every_s=settings.keep_policy_every_s,
             unsigned_allowed=self._unsigned_allowed,
             count=self._diary.count,
@@ -112,12 +124,14 @@ class Supervisor:
                 self._commander.answer()
                 self._announce_changes()
                 self._send_windows()
+                self._keeper.keep()
                 self._send_telemetry()
                 self._memory.keep_policy(self._shelf.last_good)
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
+            self._keeper.close()
             self._link.close(self._session_id)
             self._inbox.close()
 
@@ -222,11 +236,10 @@ class Supervisor:
                 )
 
     def _take_ack(self, ack: Ack) -> None:
-        if ack.boot_id != self._boot_id:
-            return
         now = time.monotonic()
-        for entry in self._outbox.ack(ack.finished):
-            self._diary.note("publish_to_ack_ms", (now - entry.produced_at) * 1e3)
+        for entry in self._outbox.ack(ack.finished, boot_id=ack.boot_id):
+            if ack.boot_id == self._boot_id:
+                self._diary.note("publish_to_ack_ms", (now - entry.produced_at) * 1e3)
             self._workforce.window_left(entry.worker)
 
     # --- what comes from the workers --------------------------------------------------------------------------------
@@ -268,18 +281,20 @@ class Supervisor:
             for entry in self._outbox.drop_stale(run_id=self._run.run_id, max_age_s=self._run.max_age_s):
                 self._workforce.window_left(entry.worker)
         for entry in self._outbox.due():
-            message = TrajectoryMessage(
-                run_id=entry.run_id,
-                board_id=self._board_id,
-                boot_id=self._boot_id,
-                seq=entry.seq,
-                oldest_seq=self._outbox.oldest_seq,
-                body=entry.body,
-            )
-            if not self._link.send_trajectory(message):
+            if not self._link.send_trajectory(self._message(entry)):
                 return
             self._diary.counters["windows_resent"] += entry.sends > 0
             self._outbox.mark_sent(entry)
+
+    def _message(self, entry: OutboxEntry) -> TrajectoryMessage:
+        return TrajectoryMessage(
+            run_id=entry.run_id,
+            board_id=self._board_id,
+            boot_id=entry.boot_id,
+            seq=entry.seq,
+            oldest_seq=self._outbox.oldest_seq_of(entry.boot_id),
+            body=entry.body,
+        )
 
     def _send_telemetry(self, *, now: bool = False) -> None:
         if not (now or self._diary.is_due()):

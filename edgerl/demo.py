@@ -178,7 +178,7 @@ def _board_command(plan: DemoPlan, broker: str, name: str, index: int) -> list[s
     allowed = [flag for module in plan.allowed_environments for flag in ("--allow-env", module)]
     return [
         *("-m", "edge_actor", "--broker", broker, "--fleet", _FLEET, "--board", name, *seed, *config, *allowed),
-        *("--telemetry-period-s", "1"),
+        *("--telemetry-period-s", "1", "--state", ""),  # the demo's broker and run end with it
     ]
 
 

@@ -258,6 +258,14 @@ class EvaluationResult(Message, frozen=True, kw_only=True, tag="evaluation"):
     lengths: list[Positive]
 
 
+class EarlierBoot(Message, frozen=True, kw_only=True):
+    """What an earlier boot of a board last wrote to disk of a run, and what has become of it: which seqs are where."""
+
+    produced: Ranges
+    outbox: Ranges
+    dropped: dict[str, Ranges]
+
+
 class AtRest(Message, frozen=True, kw_only=True, tag="at_rest"):
     """The final word of a paused board about its run: which seqs are where (D4)."""
 
@@ -265,6 +273,8 @@ class AtRest(Message, frozen=True, kw_only=True, tag="at_rest"):
     produced: Ranges
     outbox: Ranges
     dropped: dict[str, Ranges]
+    earlier: dict[Name, EarlierBoot] = {}
+    """By boot id: earlier boots whose outboxes this one goes on with."""
 
 
 class CommandReply(Message, frozen=True, kw_only=True):

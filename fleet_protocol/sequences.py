@@ -54,6 +54,16 @@ class SequenceSet:
         self._size -= 1
         return True
 
+    @property
+    def lowest(self) -> int | None:
+        """The lowest number; None of an empty set."""
+        return self._firsts[0] if self._firsts else None
+
+    @property
+    def highest(self) -> int | None:
+        """The highest number; None of an empty set."""
+        return self._lasts[-1] if self._lasts else None
+
     def overlap(self, other: "SequenceSet") -> int:
         """How many numbers both sets have; the time is that of their ranges, however long these are."""
         shared = 0

@@ -60,7 +60,8 @@ def board(
     return Program(
         folder / f"{name}.log",
         "edge_actor",
-        *("--broker", str(address), "--fleet", fleet, "--board", name, "--telemetry-period-s", "0.3", *flags),
+        *("--broker", str(address), "--fleet", fleet, "--board", name, "--telemetry-period-s", "0.3"),
+        *("--state", str(folder / "boards"), *flags),
         python=python,
     )
 

@@ -65,7 +65,7 @@ def nowhere() -> BrokerAddress:
 def train(folder: Path, mosquitto: RunningBroker, fleet: str, wait_until: Callable[..., None]) -> None:
     """Have a board prove a policy and keep it; it is killed, and the learner ends."""
     with learning(folder, mosquitto.address, fleet), acting(folder, mosquitto.address, fleet) as agent:
-        wait_until((folder / "board/policy.frame").exists, timeout_s=30, what="a policy that is kept")
+        wait_until((folder / "board/b1/policy.frame").exists, timeout_s=30, what="a policy that is kept")
         wait_until(lambda: steps(folder) > 500, what="steps")
         agent.kill()
     (folder / "steps").unlink()
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_counted_and_the_board_waits_for_the_learner(
     mosquitto: RunningBroker, fleet_name: str, folder: Path, wait_until: Callable[..., None], name: str, damage: str
 ):
     train(folder, mosquitto, fleet_name, wait_until)
-    path = folder / "board" / name
+    path = folder / "board" / "b1" / name
     whole = path.read_bytes()
     match damage:
         case "empty":
@@ -124,9 +124,9 @@ def test_a_board_that_remembers_takes_a_run_of_a_new_broker_and_learner(
 ):
     train(folder, mosquitto, fleet_name, wait_until)
     (folder / "state").rename(folder / "another learner's")
-    kept = (folder / "board/run.frame").read_bytes()
+    kept = (folder / "board/b1/run.frame").read_bytes()
     with learning(folder, amqtt_broker.address, fleet_name), acting(folder, amqtt_broker.address, fleet_name):
-        wait_until(lambda: (folder / "board/run.frame").read_bytes() != kept, timeout_s=30, what="the new run")
+        wait_until(lambda: (folder / "board/b1/run.frame").read_bytes() != kept, timeout_s=30, what="the new run")
         before = steps(folder)
         wait_until(lambda: steps(folder) > before + 100, timeout_s=30, what="steps in it")
 

@@ -87,6 +87,29 @@ def test_a_dead_boot_is_taken_to_have_produced_all_below_its_highest_seen():
     assert totals.add_up
 
 
+def test_a_dead_boot_whose_windows_come_later_is_accounted_for_exactly():
+    ledger = DeliveryLedger()
+    learn(ledger, 0, 1, 7)  # 7 came after the boot had last written to disk that it produced 0 to 5
+    learn(ledger, 3)  # on disk, and sent by the next boot
+    ledger.note_at_rest(BOOT, rest([(0, 5)], [(4, 4)], corrupt=[(5, 5)]))
+    totals = ledger.totals()
+    assert (totals.produced, totals.learned, totals.in_outbox) == (8, 4, 1)
+    assert totals.dropped == {"corrupt": 1}
+    assert totals.lost_window == 2  # 2 and 6
+    assert totals.add_up
+
+
+def test_a_late_ack_of_an_earlier_boot_takes_its_window_out_of_the_lost_ones():
+    ledger = DeliveryLedger()
+    learn(ledger, 9)
+    assert ledger.totals().lost_window == 9
+    for seq in range(9):
+        assert ledger.admit(BOOT, seq, oldest_seq=seq) == "new"
+        ledger.mark_learned(BOOT, seq)
+    assert ledger.totals().lost_window == 0
+    assert ledger.totals().add_up
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["produce", "send", "learn", "refuse", "ack", "drop", "crash", "save"]), st.integers(0, 50)
