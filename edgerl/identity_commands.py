@@ -8,8 +8,8 @@ import typer
 FleetDirectory = Annotated[Path, typer.Option("--dir", help="The folder that `edgerl broker init` has made.")]
 
 _RELOAD = (
-    "Copy {broker} to the broker's machine and have mosquitto read it: `kill -HUP` its process "
-    "(`systemctl reload mosquitto`)."
+    "Have mosquitto read its files again: kill -HUP $(cat {broker}/mosquitto.pid); if it runs on another machine, copy "
+    "{broker} there first."
 )
 
 
@@ -27,7 +27,9 @@ def _init(
         list[str], typer.Option(help="Name or address by which programs reach the broker; may be given again.")
     ],
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "demo",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the broker.")] = 8883,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, envvar="EDGERL_BROKER_PORT", help="Port of the broker.")
+    ] = 8883,
     force: Annotated[bool, typer.Option("--force", help="Replace a CA that is there.")] = False,  # noqa: FBT002 - typer
 ) -> None:
     """Make a fleet's CA, a hardened mosquitto configuration, and credentials of learner, manager and monitor.

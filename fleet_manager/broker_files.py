@@ -36,10 +36,12 @@ persistence true
 persistence_location {folder}/data/
 autosave_interval 60
 
+pid_file {folder}/mosquitto.pid
 log_dest stderr
 log_type error
 log_type warning
 log_type notice
+log_type information
 connection_messages true
 """
 

@@ -4,8 +4,10 @@
 `monitor/` and each of `boards/<id>/` hold one program's credentials, with settings that name them.
 """
 
+import ipaddress
 import os
 import pwd
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,7 @@ from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.topics import BadName, checked_name
 
 _BROKER: Final = "broker"
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _MOSQUITTO_USER: Final = "mosquitto"
 """What mosquitto becomes when root starts it, before it reads its files."""
 
@@ -84,6 +87,7 @@ class FleetFolder:
         fleet_folder = cls(root)
         fleet_folder.renew(_BROKER)
         for role in ROLES:
+            (fleet_folder.credentials(role) / "edgerl.toml").unlink(missing_ok=True)  # it may name another broker
             fleet_folder.renew(role)
         return fleet_folder
 
@@ -197,6 +201,10 @@ def _checked(name: str, *, what: str) -> str:
 
 
 def _checked_host(host: str) -> None:
-    address = BrokerAddress.parse(str(BrokerAddress(host)))
-    if address.host != host or not host.isascii():
-        raise ProgramError(ExitCode.USAGE, f"--host {host!r}: expected a host name or an IP address, without a port")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise ProgramError(
+                ExitCode.USAGE, f"--host {host[:80]!r}: expected a host name or an IP address, without a port"
+            ) from None

@@ -51,6 +51,17 @@ class TlsRefused(ConnectionError):
     """One side refused the other's certificate, or TLS itself; says why and what to do."""
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which paho forgets to do."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's own signature
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """What a program shows, and whom it trusts.
@@ -80,6 +91,7 @@ class TlsFiles:
             context = ssl.create_default_context(cafile=str(self.ca))
         except ssl.SSLError as error:
             raise ProgramError(ExitCode.CONFIG, f"ca {self.ca}: expected a certificate in PEM, got none") from error
+        context.sslsocket_class = _ClosingSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_cert_chain(self.cert, self.key, password="")
@@ -132,6 +144,8 @@ def find_refusal(files: TlsFiles, *, host: str, port: int, timeout_s: float) -> 
             connection.recv(1)
     except TimeoutError:
         return ""  # it waits for MQTT
+    except ProgramError as error:
+        return str(error)  # a file is being replaced
     except OSError as error:
         return explain_tls(error, host=host)
     return ""

@@ -1,4 +1,4 @@
-"""The generated broker as one block: with certificates a fleet learns; without, with others, or revoked, nobody gets in."""
+"""The generated broker as one block: with its certificates a fleet learns, and nobody else gets in or further."""
 
 import socket
 import ssl
@@ -67,7 +67,7 @@ def refusal_of(address: BrokerAddress) -> ProgramError:
         MqttConnection(address, client_id="x", subscriptions=[]) as connection,
         pytest.raises(ProgramError) as refused,
     ):
-        connection.wait_connected(5)
+        connection.wait_connected(2)
     assert connection.connects == 0
     return refused.value
 
@@ -76,10 +76,10 @@ def refusal_of(address: BrokerAddress) -> ProgramError:
 
 
 def test_a_learner_a_board_and_a_monitor_work_with_their_certificates(
-    fleet: HardenedFleet, tmp_path: Path, wait_until: WaitUntil
+    own_fleet: HardenedFleet, tmp_path: Path, wait_until: WaitUntil
 ):
     def program(module: str, name: str, *flags: str) -> Program:
-        config = str(fleet.folder.credentials(name) / "edgerl.toml")
+        config = str(own_fleet.folder.credentials(name) / "edgerl.toml")
         return Program(tmp_path / f"{name}.log", module, "--config", config, *flags)
 
     output = ("--state", str(tmp_path / "state"), "--report", str(tmp_path / "report.json"))
@@ -105,10 +105,10 @@ def test_everybody_says_and_hears_only_what_is_theirs(fleet: HardenedFleet, send
     last = b"the last word"
     ended: set[str] = set()
     with ExitStack() as stack:
-        for name in heard:
+        for name, topics in heard.items():
 
-            def hear(topic: str, payload: bytes, name: str = name) -> None:
-                ended.add(name) if payload == last else heard[name].add(topic.removeprefix("edgerl/1/home/"))
+            def hear(topic: str, payload: bytes, name: str = name, topics: set[str] = topics) -> None:
+                ended.add(name) if payload == last else topics.add(topic.removeprefix("edgerl/1/home/"))
 
             stack.enter_context(fleet.connection(name, hear)).wait_connected(5)
         for topic in RIGHTS:
