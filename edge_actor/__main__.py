@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each flag can stand in the [board] table of a TOML file (--config) or in EDGERL_BOARD_<NAME>. "
         "Example: python -m edge_actor --broker 127.0.0.1:1883 --board kitchen-1",
     )
-    parser.add_argument("--config", type=Path, help="TOML file to read the [board] table from")
+    parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [board] table from")
     parser.add_argument("--broker", help="MQTT broker, HOST or HOST:PORT (default 127.0.0.1:1883)")
     add_tls_flags(parser)
     parser.add_argument("--fleet", help="name of the fleet (default demo)")
