@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     descriptions = describe_settings(LearnerSettings)
     for field in msgspec.structs.fields(LearnerSettings):
         flag = "--" + field.name.rstrip("_").replace("_", "-")
+        if field.type is bool:
+            parser.add_argument(
+                flag, dest=field.name, action="store_const", const=True, help=_help(field, descriptions[field.name])
+            )
+            continue
         # Values are converted, and refused with their name, by the settings' own types.
         parser.add_argument(
             flag, dest=field.name, type=_plain_value, metavar="VALUE", help=_help(field, descriptions[field.name])

@@ -15,7 +15,7 @@ from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
 from compressor import CompressionRecipe, Precision, UnknownRecipeError
-from fleet_protocol.address import BrokerAddress
+from fleet_protocol.address import broker_address
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import LearnerReport, RunSpec
@@ -37,7 +37,7 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     Raises:
         ProgramError: No broker, an unusable state folder, or settings that do not fit together.
     """
-    address = BrokerAddress.parse(settings.broker).require_loopback()
+    address = broker_address(settings)
     recipe = _parse_recipe(settings.precision)
     settings = _checked(settings)
     device = choose_device(settings.device)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from edge_actor.config import BoardSettings, default_board_id
 from edge_actor.supervisor import Supervisor
-from fleet_protocol.exit_codes import ProgramError
-from fleet_protocol.settings import load_settings
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.settings import add_tls_flags, load_settings
+from fleet_protocol.tls import TlsFiles
 from fleet_protocol.topics import BadName, checked_name
 
 
@@ -33,11 +34,23 @@ def main(arguments: list[str] | None = None) -> int:
 def _checked_id(settings: BoardSettings) -> str:
     try:
         checked_name(settings.fleet, what="fleet")
-        return checked_name(settings.board or default_board_id(), what="board")
+        return checked_name(_board_id(settings), what="board")
     except BadName as error:
-        from fleet_protocol.exit_codes import ExitCode  # noqa: PLC0415
-
         raise ProgramError(ExitCode.CONFIG, str(error)) from error
+
+
+def _board_id(settings: BoardSettings) -> str:
+    """The id that was set; else the certificate's name; else the host name. The broker lets a board be nobody else."""
+    if not settings.cert:
+        return settings.board or default_board_id()
+    certified = TlsFiles(Path(settings.ca), Path(settings.cert), Path(settings.key)).name()
+    if settings.board not in ("", certified):
+        raise ProgramError(
+            ExitCode.CONFIG,
+            f"board {settings.board!r}: its certificate {settings.cert} is for {certified!r}; take the board's own "
+            "files, or leave `board` out",
+        )
+    return certified
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,8 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each flag can stand in the [board] table of a TOML file (--config) or in EDGERL_BOARD_<NAME>. "
         "Example: python -m edge_actor --broker 127.0.0.1:1883 --board kitchen-1",
     )
-    parser.add_argument("--config", type=Path, help="TOML file to read the [board] table from")
+    parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [board] table from")
     parser.add_argument("--broker", help="MQTT broker, HOST or HOST:PORT (default 127.0.0.1:1883)")
+    add_tls_flags(parser)
     parser.add_argument("--fleet", help="name of the fleet (default demo)")
     parser.add_argument("--board", help="this board's id (default: the host name)")
     parser.add_argument("--workers", type=int, help="worker processes (default 1)")

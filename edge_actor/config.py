@@ -11,6 +11,14 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
 
     broker: str = "127.0.0.1:1883"
     """Address of the MQTT broker, HOST or HOST:PORT."""
+    ca: str = ""
+    """File of the fleet's CA (PEM); with `cert` and `key` the broker is spoken to over TLS."""
+    cert: str = ""
+    """File of this program's certificate (PEM)."""
+    key: str = ""
+    """File of its private key (PEM)."""
+    insecure: bool = False
+    """Speak to a broker on another machine in plain text, where anybody between can read and change it."""
     fleet: str = "demo"
     """Name of the fleet."""
     board: str = ""

@@ -24,7 +24,7 @@ from edge_actor.outbox_keeper import OutboxKeeper
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
-from fleet_protocol.address import BrokerAddress
+from fleet_protocol.address import broker_address
 from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import (
@@ -55,11 +55,12 @@ class Supervisor:
         board_id: This board.
 
     Raises:
-        ProgramError: The broker's address is not allowed, or another agent uses the board's state folder.
+        ProgramError: The broker's address is not allowed, a file for TLS is not usable, or another agent uses the board's
+            state folder.
     """
 
     def __init__(self, settings: BoardSettings, *, board_id: str) -> None:
-        address = BrokerAddress.parse(settings.broker).require_loopback()
+        address = broker_address(settings)
         self._settings = settings
         self._board_id = board_id
         self._boot_id = uuid.uuid4().hex[:12]

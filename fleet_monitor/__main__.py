@@ -14,9 +14,9 @@ from msgspec import Meta, Struct
 
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import FleetView
-from fleet_protocol.address import BrokerAddress
+from fleet_protocol.address import broker_address
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.settings import load_settings
+from fleet_protocol.settings import add_tls_flags, load_settings
 from fleet_protocol.topics import BadName, checked_name
 
 _log = logging.getLogger("fleet_monitor")
@@ -30,6 +30,14 @@ class MonitorSettings(Struct, frozen=True, kw_only=True):
 
     broker: str = "127.0.0.1:1883"
     """Address of the MQTT broker, HOST or HOST:PORT."""
+    ca: str = ""
+    """File of the fleet's CA (PEM); with `cert` and `key` the broker is spoken to over TLS."""
+    cert: str = ""
+    """File of this program's certificate (PEM)."""
+    key: str = ""
+    """File of its private key (PEM)."""
+    insecure: bool = False
+    """Speak to a broker on another machine in plain text, where anybody between can read and change it."""
     fleet: str = "demo"
     """Name of the fleet."""
     db: str = "fleet.db"
@@ -59,7 +67,7 @@ def _record(settings: MonitorSettings) -> None:
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda _number, _frame: stop.set())
-    address = BrokerAddress.parse(settings.broker).require_loopback()
+    address = broker_address(settings)
     reporter = _Reporter()
     with Collector(
         address,
@@ -101,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-c", "--config", type=Path, help="TOML file to read the [monitor] table from")
     parser.add_argument("--broker", help="MQTT broker, HOST or HOST:PORT (default 127.0.0.1:1883)")
+    add_tls_flags(parser)
     parser.add_argument("--fleet", help="name of the fleet (default demo)")
     parser.add_argument("--db", help="SQLite file to record into (default fleet.db)")
     parser.add_argument("--flush-period-s", type=float, help="seconds between writes (default 2)")

@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     ENVIRONMENT_FAILED = 15
     PROCESS_DIED = 17
     MACHINE_UNFIT = 18
+    CERTIFICATE_REFUSED = 19
     INTERRUPTED = 130
 
 
@@ -35,8 +36,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     "The message names it; `edgerl config show` prints what is in force.",
     ExitCode.NO_BROKER: "No MQTT broker answered. Start one with `edgerl broker run`, or check --broker HOST:PORT.",
     ExitCode.PORT_IN_USE: "The port is taken by another program. Choose another with --port, or end that program.",
-    ExitCode.ADDRESS_REFUSED: "Only loopback addresses (127.0.0.0/8, ::1, localhost) are allowed: without TLS and "
-    "signatures, anybody on the network could give your boards a policy.",
+    ExitCode.ADDRESS_REFUSED: "Without certificates only loopback addresses (127.0.0.0/8, ::1, localhost) are allowed: "
+    "anybody on the network could give your boards a policy. Set ca, cert and key; `edgerl broker init` makes them.",
     ExitCode.TARGET_NOT_REACHED: "The run ended before the mean return of 100 episodes reached the target. The report "
     "was written. Try a longer --time-limit, or other settings of the learner.",
     ExitCode.ENVIRONMENT_UNKNOWN: "No such environment on the board. Check --env for typing, and install the package "
@@ -56,6 +57,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.PROCESS_DIED: "A process that the command needs has died. Its last lines say why.",
     ExitCode.MACHINE_UNFIT: "This machine cannot do what was asked of it: too slow for the rate, no usable GPU, a "
     "clock that is wrong. `edgerl doctor` says which, and what to do.",
+    ExitCode.CERTIFICATE_REFUSED: "Broker and program do not trust each other: a certificate is expired, revoked, of "
+    "another CA, or for another host, or a clock is wrong. The message says which, and what to do.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 

@@ -21,7 +21,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.mqtt_probe import NoAnswer, end_client, new_client, probe_protocol
+from fleet_protocol.mqtt_probe import NoAnswer, connect_client, end_client, new_client, probe_protocol
+from fleet_protocol.tls import TlsRefused
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class MqttConnection:
         self._failure: Exception | None = None
         self.connects = 0
         self.last_problem = ""
+        self._is_refused = False
         self._thread = threading.Thread(target=self._keep_connected, name="mqtt", daemon=True)
 
     def start(self) -> Self:
@@ -128,6 +130,8 @@ class MqttConnection:
             ProgramError: There was none in time.
         """
         if not self._connected.wait(timeout_s):
+            if self._is_refused:
+                raise ProgramError(ExitCode.CERTIFICATE_REFUSED, f"broker {self._address}: {self.last_problem}")
             raise ProgramError(
                 ExitCode.NO_BROKER,
                 f"no MQTT broker at {self._address} ({self.last_problem or 'no answer'}); start one with "
@@ -199,15 +203,17 @@ class MqttConnection:
         self._ended.clear()
         if self._closing.is_set():
             return
-        self._protocol = self._protocol or self._probe()
-        if self._protocol is None or self._closing.is_set():
-            return
         session_id = uuid.uuid4().hex[:12]
-        client = self._make_client(session_id, self._protocol)
         try:
-            client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
-        except OSError as error:
-            self._note_problem(str(error))
+            self._protocol = self._protocol or probe_protocol(
+                self._address, client_id=f"{self._client_id}-probe", give_up=self._closing
+            )
+            if self._closing.is_set():
+                return
+            client = self._make_client(session_id, self._protocol)
+            connect_client(client, self._address, keepalive_s=_KEEPALIVE_S)
+        except (NoAnswer, TlsRefused) as error:
+            self._note_problem(error)
             return
         self._session = _Session(client, deque())
         client.loop_start()
@@ -234,13 +240,6 @@ class MqttConnection:
             if session.unacked and now - max(last_ack, session.unacked[0][1]) > _PUBACK_OVERDUE_S:
                 self._note_problem("the broker stopped acknowledging")
                 return
-
-    def _probe(self) -> MQTTProtocolVersion | None:
-        try:
-            return probe_protocol(self._address, client_id=f"{self._client_id}-probe", give_up=self._closing)
-        except NoAnswer as error:
-            self._note_problem(str(error))
-            return None
 
     def _make_client(self, session_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
         client = new_client(self._client_id, protocol)
@@ -281,6 +280,8 @@ class MqttConnection:
             self._on_connect(session_id)
 
     def _disconnected(self, code: ReasonCode) -> None:
+        if self._address.tls and not self.is_connected:
+            self._protocol = None  # a certificate may have been refused, which only a probe can tell
         self._connected.clear()
         if not self._closing.is_set() and code.is_failure:
             self._note_problem(code.getName())
@@ -290,7 +291,8 @@ class MqttConnection:
         if self._subscriptions:
             client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
 
-    def _note_problem(self, problem: str) -> None:
+    def _note_problem(self, what: str | ConnectionError) -> None:
+        problem, self._is_refused = str(what), isinstance(what, TlsRefused)
         if problem == self.last_problem or self._closing.is_set():
             return
         self.last_problem = problem

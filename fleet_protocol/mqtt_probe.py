@@ -12,6 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.exit_codes import ProgramError
+from fleet_protocol.tls import TlsRefused, explain_tls, find_refusal
 
 _CONNECT_TIMEOUT_S: Final = 2.5
 """Time for a lost SYN to be sent again; close() may have to wait as long."""
@@ -37,6 +39,7 @@ def probe_protocol(address: BrokerAddress, *, client_id: str, give_up: threading
 
     Raises:
         NoAnswer: No connection, or nothing that speaks MQTT at its other end.
+        TlsRefused: One side refused the other's certificate.
     """
     found: queue.SimpleQueue[MQTTProtocolVersion | None] = queue.SimpleQueue()
 
@@ -50,18 +53,23 @@ def probe_protocol(address: BrokerAddress, *, client_id: str, give_up: threading
     probe = new_client(client_id, MQTTProtocolVersion.MQTTv5)
     probe.on_connect = answered
     probe.on_disconnect = closed
-    try:
-        probe.connect(address.host, address.port)
-    except OSError as error:
-        raise NoAnswer(str(error)) from error
+    connect_client(probe, address)
     probe.loop_start()
     try:
         protocol = _first_of(found, give_up)
     finally:
         end_client(probe)
     if protocol is None:
-        raise NoAnswer("the connection was accepted, but MQTT was not spoken")
+        raise _silence(address)
     return protocol
+
+
+def _silence(address: BrokerAddress) -> ConnectionError:
+    """Why a connection came to nothing."""
+    if address.tls is None:
+        return NoAnswer("the connection was accepted, but MQTT was not spoken (does it demand TLS?)")
+    refusal = find_refusal(address.tls, host=address.host, port=address.port, timeout_s=_CONNECT_TIMEOUT_S)
+    return TlsRefused(refusal) if refusal else NoAnswer("TLS was spoken, but MQTT was not")
 
 
 def _first_of(
@@ -87,6 +95,24 @@ def new_client(client_id: str, protocol: MQTTProtocolVersion) -> paho.Client:
     client.connect_timeout = _CONNECT_TIMEOUT_S
     client.on_socket_open = _send_without_delay
     return client
+
+
+def connect_client(client: paho.Client, address: BrokerAddress, *, keepalive_s: int = 60) -> None:
+    """Open a client's connection, over TLS where the address has files for it.
+
+    Raises:
+        NoAnswer: There is nobody, or a file for TLS cannot be used just now.
+        TlsRefused: The broker is not the one it should be, or speaks no TLS.
+    """
+    try:
+        if address.tls is not None:
+            client.tls_set_context(address.tls.context())  # pyright: ignore[reportUnknownMemberType]
+        client.connect(address.host, address.port, keepalive=keepalive_s)
+    except ProgramError as error:  # it was usable at the start, and is being replaced
+        raise NoAnswer(str(error)) from error
+    except OSError as error:
+        refusal = explain_tls(error, host=address.host)
+        raise (TlsRefused(refusal) if refusal else NoAnswer(str(error))) from error
 
 
 def _send_without_delay(_client: paho.Client, _userdata: object, connection: Any) -> None:  # noqa: ANN401 - a paho socket

@@ -1,5 +1,6 @@
 """One way to configure a program: defaults < TOML file < EDGERL_* < flags. Unknown keys are errors."""
 
+import argparse
 import ast
 import difflib
 import inspect
@@ -18,6 +19,8 @@ from fleet_protocol.exit_codes import ExitCode, ProgramError
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
 _TABLES = ("board", "learner", "broker", "monitor")
+_FILES_BESIDE = ("ca", "cert", "key")
+"""Paths that a TOML file names are relative to it, so that a folder of credentials can be copied as a whole."""
 
 
 def load_settings(
@@ -51,6 +54,19 @@ def load_settings(
         raise ProgramError(ExitCode.CONFIG, f"[{table}] {error}") from error
 
 
+def add_tls_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a program the flags by which it speaks to a broker over TLS, or says that it does without."""
+    parser.add_argument("--ca", metavar="FILE", help="the fleet's CA; with --cert and --key: TLS")
+    parser.add_argument("--cert", metavar="FILE", help="this program's certificate")
+    parser.add_argument("--key", metavar="FILE", help="its private key")
+    parser.add_argument(
+        "--insecure",
+        action="store_const",
+        const=True,
+        help="speak to a broker on another machine in plain text: anybody between can read and change it",
+    )
+
+
 def describe_settings(settings_type: type[msgspec.Struct]) -> dict[str, str]:
     """The sentence under each field of a settings struct, by name: help, docs and code say the same."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(settings_type)))
@@ -80,7 +96,8 @@ def _from_file(file: Path, table: str, fields: set[str]) -> dict[str, Any]:
         raise ProgramError(ExitCode.CONFIG, f"{file}: {table} is no table; write [{table}] and its keys below")
     for name in values:
         _check_known(name, fields, where=f"{file}: [{table}] key")
-    return values
+    beside = {name: str(file.parent / path) for name in _FILES_BESIDE if (path := values.get(name))}
+    return values | beside
 
 
 def _from_environment(environ: Mapping[str, str], table: str, fields: set[str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def board_probes(settings: BoardSettings, *, root: Path = Path("/")) -> dict[str
         "disk": lambda: check_folder(
             Path(), name="the agent's folder", little_mb=_LITTLE_DISK_MB, advice="start the agent in another folder"
         ),
-        "broker": lambda: check_broker(settings.broker),
+        "broker": lambda: check_broker(settings),
     }
 
 

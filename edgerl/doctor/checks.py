@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from fleet_protocol.address import BrokerAddress
+from fleet_protocol.address import BrokerSettings, broker_address
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
 from fleet_protocol.mqtt_probe import NoAnswer, probe_protocol
+from fleet_protocol.tls import TlsRefused
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -90,18 +91,24 @@ def guarded(probe: Probe) -> Finding:
         )
 
 
-def check_broker(text: str) -> Finding:
+def check_broker(settings: BrokerSettings) -> Finding:
     """Is there a broker at this address, and which MQTT does it speak?"""
-    address = BrokerAddress.parse(text).require_loopback()
+    address = broker_address(settings)
     try:
         protocol = probe_protocol(address, client_id=f"doctor-{uuid.uuid4().hex[:8]}", give_up=threading.Event())
+    except TlsRefused as error:
+        advice = EXPLANATIONS[ExitCode.CERTIFICATE_REFUSED]
+        return problem(f"broker {address}: {error}", advice, ExitCode.CERTIFICATE_REFUSED)
     except NoAnswer as error:
         return problem(
             f"no broker answers at {address}: {error}",
             "start one (`systemctl start mosquitto`, or `edgerl broker run`), or correct the address with --broker",
             ExitCode.NO_BROKER,
         )
-    return ok(f"a broker answers at {address} and speaks {_SPOKEN.get(protocol.name, protocol.name)}")
+    return ok(
+        f"a broker answers at {address} and speaks {_SPOKEN.get(protocol.name, protocol.name)}"
+        + (" over TLS" if address.tls else "")
+    )
 
 
 def check_folder(path: Path, *, name: str, little_mb: float, advice: str) -> Finding:

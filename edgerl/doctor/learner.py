@@ -45,7 +45,7 @@ def learner_probes(settings: LearnerSettings) -> dict[str, Probe]:
             advice="choose another folder with --state",
         ),
         "open_files": check_open_files,
-        "broker": lambda: check_broker(settings.broker),
+        "broker": lambda: check_broker(settings),
     }
 
 

@@ -20,7 +20,7 @@ def monitor_probes(settings: MonitorSettings) -> dict[str, Probe]:
         "disk": lambda: check_folder(
             file.absolute().parent, name="the database's folder", little_mb=_LITTLE_DISK_MB, advice=_ADVICE
         ),
-        "broker": lambda: check_broker(settings.broker),
+        "broker": lambda: check_broker(settings),
     }
 
 

@@ -59,4 +59,4 @@ def test_no_document_links_to_a_file_that_is_not_there():
 
 def _links(text: str) -> list[str]:
     targets = [piece.split(")")[0] for piece in text.split("](")[1:]]
-    return [target for target in targets if not target.startswith("http")]
+    return [target.partition("#")[0] for target in targets if not target.startswith("http")]

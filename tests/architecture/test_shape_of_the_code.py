@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = [
     *("benchmarks", "cloud_learner", "compressor", "corrector", "edge_actor", "edgerl", "firmware_scripts"),
-    *("fleet_monitor", "fleet_protocol"),
+    *("fleet_manager", "fleet_monitor", "fleet_protocol"),
 ]
 VIOLATIONS = {
     "Programs stand on libraries and never import each other": ("edge_actor", "import cloud_learner.config"),
-    "No training stack on a board or a monitor": ("fleet_monitor", "import torch"),
+    "No training stack on a board, a monitor or a manager": ("fleet_monitor", "import torch"),
     "Only fleet_protocol.mqtt speaks to paho": ("edge_actor", "import paho.mqtt.client"),
     "Libraries and the learner know no environment": ("cloud_learner", "import gymnasium"),
     "The mathematics knows no network": ("corrector", "import msgpack"),

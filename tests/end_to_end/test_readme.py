@@ -73,7 +73,7 @@ def test_the_programs_apart_learn_cartpole_and_are_listed(tmp_path: Path, wait_u
 
 def test_every_command_of_the_readme_explains_itself():
     commands = ["demo", "learn", "act", "monitor", "broker run", "fleet list", "fleet show", "config show", "help"]
-    for command in [*commands, "doctor", "doctor env"]:
+    for command in [*commands, "doctor", "doctor env", "broker init", "broker renew", "broker revoke", "enroll"]:
         said = subprocess.run(
             [sys.executable, "-c", "from edgerl.cli import main; main()", *command.split(), "--help"],
             capture_output=True,

@@ -50,7 +50,8 @@ def test_every_setting_has_a_sentence_and_a_flag(table: str, field: msgspec.stru
 def test_every_setting_can_be_given_as_a_flag_and_as_a_variable(table: str, field: msgspec.structs.FieldInfo):
     settings_type, make_parser = PROGRAMS[table]
     example, expected = EXAMPLES.get(field.name) or example_of(default_of(field))
-    parsed = vars(make_parser().parse_args([flag_of(make_parser(), field.name), example]))
+    said = [flag_of(make_parser(), field.name), *([] if field.type is bool else [example])]
+    parsed = vars(make_parser().parse_args(said))
     flags = {name: parsed[name] for name in (f.name for f in msgspec.structs.fields(settings_type))}
     assert getattr(load_settings(settings_type, table, flags=flags, environ={}), field.name) == expected
     listed = f'["{example}"]' if field.name == "allowed_environments" else example
@@ -73,6 +74,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 
 def example_of(default: Any) -> tuple[str, Any]:
     match default:
+        case False:
+            return "true", True
         case int() | float():
             return str(default + 1), default + 1
         case _:

@@ -1,0 +1,210 @@
+"""A fleet's identities in one folder: what is made where, and what is copied to which machine.
+
+`authority/` holds the CA and stays with the operator; `broker/` goes to the broker's machine; `learner/`, `manager/`,
+`monitor/` and each of `boards/<id>/` hold one program's credentials, with settings that name them.
+"""
+
+import ipaddress
+import os
+import pwd
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from fleet_manager.authority import CertificateAuthority, key_pem, new_key
+from fleet_manager.broker_files import ROLES, access_rules, mosquitto_conf
+from fleet_manager.private_files import write_private, write_public
+from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
+from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.topics import BadName, checked_name
+
+_BROKER: Final = "broker"
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
+_MOSQUITTO_USER: Final = "mosquitto"
+"""What mosquitto becomes when root starts it, before it reads its files."""
+
+
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What `init` was told, kept for those that come later."""
+
+    fleet: str
+    hosts: list[str]
+    port: int
+
+
+class FleetFolder:
+    """The folder of a fleet that `create` has made.
+
+    Raises:
+        ProgramError: It is none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._authority = CertificateAuthority(self._root / "authority")
+        try:
+            self._plan = msgspec.json.decode((self._root / "authority/fleet.json").read_bytes(), type=FleetPlan)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ProgramError(ExitCode.STATE_UNUSABLE, f"{root}: no fleet.json that can be read ({error})") from error
+
+    @classmethod
+    def create(
+        cls, root: Path, *, fleet: str, hosts: Sequence[str], port: int = DEFAULT_TLS_PORT, force: bool = False
+    ) -> "FleetFolder":
+        """Make a CA, the broker's files, and the credentials of learner, manager and monitor.
+
+        Args:
+            root: The folder.
+            fleet: The fleet's name.
+            hosts: Names and addresses under which programs reach the broker; the first goes into their settings.
+            port: The broker's.
+            force: Replace a CA that is there: all that it has issued becomes worthless.
+
+        Raises:
+            ProgramError: There is a CA and no `force`, or a name is none.
+        """
+        _checked(fleet, what="fleet")
+        if not hosts:
+            raise ProgramError(
+                ExitCode.USAGE, "expected at least one --host: the name by which boards reach the broker"
+            )
+        for host in hosts:
+            _checked_host(host)
+        folder = root.absolute() / "authority"
+        if (folder / "ca.key").exists() and not force:
+            raise ProgramError(
+                ExitCode.STATE_UNUSABLE,
+                f"{root} holds a CA already; `edgerl enroll` and `edgerl broker renew` use it. --force replaces it, "
+                "and then every program and board needs new credentials",
+            )
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        CertificateAuthority.create(folder, name=f"EdgeRL fleet {fleet}")
+        plan = FleetPlan(fleet=fleet, hosts=list(hosts), port=port)
+        write_public(folder / "fleet.json", msgspec.json.encode(plan))
+        fleet_folder = cls(root)
+        fleet_folder.renew(_BROKER)
+        for role in ROLES:
+            (fleet_folder.credentials(role) / "edgerl.toml").unlink(missing_ok=True)  # it may name another broker
+            fleet_folder.renew(role)
+        return fleet_folder
+
+    @property
+    def broker(self) -> Path:
+        """What the broker's machine needs."""
+        return self._root / "broker"
+
+    def credentials(self, name: str) -> Path:
+        """The folder of a role or a board, to be copied to its machine."""
+        return self._root / name if name in ROLES else self._root / "boards" / name
+
+    def enroll(self, board_id: str) -> Path:
+        """Make a new board's key and certificate, and settings that name them; returns their folder.
+
+        Raises:
+            ProgramError: The id is none, is a role's, or has credentials already.
+        """
+        _checked(board_id, what="board")
+        if board_id in (*ROLES, _BROKER):
+            raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
+        if (self.credentials(board_id) / "client.key").exists():
+            raise ProgramError(
+                ExitCode.STATE_UNUSABLE,
+                f"board {board_id!r} is enrolled in {self.credentials(board_id)}; `edgerl broker renew {board_id}` "
+                "makes new credentials and leaves the old ones valid until they are revoked",
+            )
+        return self._make_client(board_id)
+
+    def renew(self, name: str) -> Path:
+        """Make a new key and certificate for `broker`, a role, or an enrolled board; returns the folder.
+
+        Raises:
+            ProgramError: Nobody of this name is enrolled.
+        """
+        if name == _BROKER:
+            return self._make_broker()
+        if name not in ROLES and not self.credentials(name).is_dir():
+            raise ProgramError(ExitCode.USAGE, f"nobody is enrolled as {name!r} in {self._root}")
+        return self._make_client(name)
+
+    def revoke(self, name: str) -> int:
+        """Revoke all certificates of a name, in the broker's files; returns how many.
+
+        Raises:
+            ProgramError: There is none that is not revoked.
+        """
+        number = self._authority.revoke(_checked(name, what="name"))
+        if not number:
+            raise ProgramError(ExitCode.USAGE, f"{name!r} has no certificate of this fleet that is not revoked")
+        self._write_rules()
+        return number
+
+    def _make_broker(self) -> Path:
+        key = new_key()
+        certificate = self._authority.issue_server(key.public_key(), name=_BROKER, hosts=self._plan.hosts)
+        folder = self.broker
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "data").chmod(0o700)
+        write_public(folder / "ca.crt", self._authority.certificate_pem)
+        write_private(folder / "server.key", key_pem(key))
+        write_public(folder / "server.crt", certificate)
+        write_public(folder / "mosquitto.conf", mosquitto_conf(folder, port=self._plan.port).encode())
+        self._write_rules()
+        return folder
+
+    def _write_rules(self) -> None:
+        rules = access_rules(self._plan.fleet, banned=self._authority.revoked_names())
+        write_public(self.broker / "revoked.crl", self._authority.revocations_pem)
+        write_private(self.broker / "acl", rules.encode("ascii"))
+        _give_to_mosquitto(self.broker)
+
+    def _make_client(self, name: str) -> Path:
+        key = new_key()
+        certificate = self._authority.issue_client(key.public_key(), name=name)
+        folder = self.credentials(name)
+        write_public(folder / "ca.crt", self._authority.certificate_pem)
+        write_private(folder / "client.key", key_pem(key))
+        write_public(folder / "client.crt", certificate)
+        settings = folder / "edgerl.toml"
+        if name != "manager" and not settings.exists():  # its owner may have added to it
+            write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
+        self._write_rules()  # a name that had been revoked is good again
+        return folder
+
+    def _settings(self, table: str) -> str:
+        address = BrokerAddress(self._plan.hosts[0], self._plan.port)
+        return (
+            f'[{table}]\nbroker = "{address}"\nfleet = "{self._plan.fleet}"\n'
+            'ca = "ca.crt"\ncert = "client.crt"\nkey = "client.key"\n'
+        )
+
+
+def _give_to_mosquitto(folder: Path) -> None:
+    """Started by root, mosquitto is no longer root when it reads its files."""
+    if os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(_MOSQUITTO_USER)
+    except KeyError:
+        return
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _checked(name: str, *, what: str) -> str:
+    try:
+        return checked_name(name, what=what)
+    except BadName as error:
+        raise ProgramError(ExitCode.USAGE, str(error)) from error
+
+
+def _checked_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise ProgramError(
+                ExitCode.USAGE, f"--host {host[:80]!r}: expected a host name or an IP address, without a port"
+            ) from None
