@@ -29,6 +29,10 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     """Seconds that a reset or a step of the environment may take before its worker is ended and replaced."""
     telemetry_period_s: float = 2.0
     """Seconds between telemetry messages."""
+    root_key: str = ""
+    """File of the fleet's root public key: only signed frames are acted on; empty = unsigned ones, on loopback."""
+    clock_floor_s: Annotated[float, Meta(ge=0.0)] = 0.0
+    """UTC seconds before which this board's clock is known to be wrong: when it was flashed."""
 
 
 def default_board_id() -> str:

@@ -16,6 +16,7 @@ from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
 from edge_actor.diary import Diary
+from edge_actor.frame_gate import FrameGate
 from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from edge_actor.worker_messages import WindowDone
@@ -29,12 +30,13 @@ from fleet_protocol.messages import (
     Command,
     CommandReply,
     Death,
+    FrameHeader,
     LearnerReport,
     RunSpec,
     Status,
     TrajectoryMessage,
 )
-from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
+from fleet_protocol.signing import ALL_BOARDS, FrameRefused
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 
 _log = logging.getLogger(__name__)
@@ -60,7 +62,12 @@ class Supervisor:
         self._settings = settings
         self._board_id = board_id
         self._boot_id = uuid.uuid4().hex[:12]
-        self._unsigned_allowed = address.is_loopback
+        self._gate = FrameGate(
+            settings.root_key,
+            fleet=settings.fleet,
+            clock_floor_s=settings.clock_floor_s,
+            is_loopback=address.is_loopback,
+        )
         self._inbox = Inbox()
         self._link = BoardLink(
             address, fleet=settings.fleet, board_id=board_id, boot_id=self._boot_id, inbox=self._inbox
@@ -78,6 +85,7 @@ class Supervisor:
             reply=self._reply,
         )
         self._run: RunSpec | None = None
+        self._run_header: FrameHeader | None = None
         self._waiting_policy: HeldPolicy | None = None
         self._session_id = ""
         self._announced: Birth | None = None
@@ -139,20 +147,23 @@ class Supervisor:
             case "ack" if subject == self._board_id:
                 self._take_ack(decode(payload, Ack))
             case "command" if subject == self._board_id:
-                header, body = open_frame(payload, kind="command", unsigned_allowed=self._unsigned_allowed)
+                header, body = self._gate.open(payload, kind="command", target=self._board_id)
                 self._commander.take(header, decode(body, Command))
+                self._gate.note(header)
             case _:
                 self._diary.counters[f"{kind}_unexpected"] += 1
 
     def _take_run(self, payload: bytes) -> None:
-        header, body = open_frame(payload, kind="run", unsigned_allowed=self._unsigned_allowed)
+        header, body = self._gate.open(payload, kind="run", target=ALL_BOARDS)
         run = decode(body, RunSpec)
         if (header.run_id, header.version) != (run.run_id, run.generation):
             raise FrameRefused("mixed", "the frame's header names another run than its body")
-        if self._run is not None and run.generation <= self._run.generation:
+        is_older = self._run is not None and run.generation <= self._run.generation
+        if is_older and not self._gate.is_revoked(self._run_header):
             return  # the retained message again, or an old one
         _log.info("run %s: %s", run.run_id, run.env_id)
-        self._run = run
+        self._run, self._run_header = run, header
+        self._gate.note(header)
         self._shelf.begin_run()
         for entry in self._outbox.drop_stale(run_id=run.run_id, max_age_s=run.max_age_s):
             self._diary.counters["windows_dropped"] += 1
@@ -163,18 +174,24 @@ class Supervisor:
             self._accept_policy(waiting, group=waiting.header.target)
 
     def _take_policy(self, group: str, payload: bytes) -> None:
-        header, body = open_frame(payload, kind="policy", unsigned_allowed=self._unsigned_allowed)
+        header, body = self._gate.open(payload, kind="policy", target=group)
         self._accept_policy(HeldPolicy(header, body), group=group)
 
     def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
         if self._run is None or policy.header.run_id != self._run.run_id:
             self._waiting_policy = policy  # its RunSpec may be on its way
             return
-        if group != policy.header.target or group not in (self._run.group, ALL_BOARDS):
+        if self._gate.is_revoked(policy.header):
+            self._diary.count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
+            return
+        if group not in (self._run.group, ALL_BOARDS):
             raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
         if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
             return  # retained, and sent again
+        if self._shelf.newest is not None and self._gate.is_revoked(self._shelf.newest.header):
+            self._shelf.begin_run()
         self._shelf.accept(policy)
+        self._gate.note(policy.header)
         self._workforce.load_newest()
 
     def _take_heartbeat(self, report: LearnerReport) -> None:

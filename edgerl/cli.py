@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ config_app = typer.Typer(help="What is configured, and from where.", no_args_is_
 app.add_typer(broker_app, name="broker")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[
