@@ -39,7 +39,7 @@ class FrameGate:
         save: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self._trust = _make_trust(root_key, fleet, clock_floor_s, floors, save) if root_key else None
-        self._unsigned_allowed = is_loopback and not root_key
+        self._unsigned_allowed = is_loopback
 
     def open(self, payload: bytes, *, kind: str, target: str) -> tuple[FrameHeader, bytes]:
         """Check a frame, and return its header and body.

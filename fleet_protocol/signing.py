@@ -46,7 +46,7 @@ class Key(Protocol):
 class Judge(Protocol):
     """What decides whose signature counts: `trust.Trust`."""
 
-    def judge(self, frame: Frame, header: FrameHeader) -> float:
+    def judge(self, frame: Frame, header: FrameHeader, /) -> float:
         """Return the time to compare expiries with, or raise FrameRefused."""
         ...
 
@@ -118,8 +118,8 @@ def open_frame(
         payload: What came.
         kind: What the topic carries.
         target: The group or board that it must be for; None asks for none.
-        unsigned_allowed: The broker's address is loopback and the board holds no root key.
-        trust: Judges the signature; without it a signed frame is refused.
+        unsigned_allowed: The broker's address is loopback; with `trust` it does not matter.
+        trust: Judges the signature, and takes no unsigned frame; without it a signed frame is refused.
 
     Raises:
         FrameRefused: It must not be acted on; docs/protocol.md lists the reasons.

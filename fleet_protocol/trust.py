@@ -199,8 +199,8 @@ class _Root:
     def __init__(self, public: bytes) -> None:
         self._public = public
 
-    def judge(self, frame: Frame, header: FrameHeader) -> float:
-        if header.issuer != key_id(self._public) or not is_signed(frame.header, frame.signature, public=self._public):
+    def judge(self, frame: Frame, _header: FrameHeader) -> float:
+        if not is_signed(frame.header, frame.signature, public=self._public):
             raise FrameRefused("signature", "the signature is not that of the root")
         return 0.0
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from edgerl.broker import RunningBroker
 from edgerl.key_folder import KeyFolder
+from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import decode, encode
 from fleet_protocol.keys import PrivateKey
 from fleet_protocol.messages import Frame, FrameHeader, Pause, RunSpec, Telemetry
@@ -110,27 +111,41 @@ def test_strangers_are_refused_and_counted_and_whom_the_root_names_leads_the_run
         command = fleet.genuine(topics.down("b1", "command"))[-1]
         assert fleet.stranger.publish(topics.down("b1", "command"), encode(command))
         wait_until(lambda: fleet.counted("command_replayed") == 1, what="the replayed command's counter")
+        with fleet.learner("--time-limit-s", "1", "--evaluation-episodes", "1") as again:
+            assert again.process.wait(120) in (0, 7), again.said()
+        wait_until(lambda: len(fleet.genuine(topics.down("b1", "command"))) >= 4, what="the commands after a restart")
+        assert fleet.counted("command_replayed") == 1
     report = read_report(fleet.folder)
     assert report["trajectories"]["add_up"], report["trajectories"]
-    assert report["evaluation"]["episodes"] == 2
+    assert report["evaluation"]["episodes"] == 1
     assert "Traceback" not in acting.said() + learning.said()
     secret = (fleet.folder / "keys/learner.key").read_text().splitlines()[1]
     assert secret not in acting.said() + learning.said()
 
 
-def test_a_revoked_key_is_refused_and_its_successor_resumes_the_run(fleet: Fleet, wait_until: Wait):
-    topics, stolen = fleet.topics, fleet.signer()
+@pytest.mark.parametrize("thief_says", ["a run", "a policy"])
+def test_a_revoked_key_is_refused_and_its_successor_resumes_the_run(thief_says: str, fleet: Fleet, wait_until: Wait):
+    topics = fleet.topics
     with fleet.board() as acting:
         with fleet.learner("--checkpoint-every-s", "0.5") as first:
             wait_until(lambda: fleet.steps() > 3000, timeout_s=40, what="steps under the first key")
             wait_until((fleet.folder / "state/checkpoint.pt").exists, timeout_s=20, what="a checkpoint")
             run_id = fleet.run_id()
             first.kill()
-        # The thief locks the learner out: a version that it does not reach for long.
-        fleet.say(topics.policy("all"), b"TFL3", stolen, kind="policy", version=900_000, run_id=run_id)
-        wait_until(
-            lambda: (seen := fleet.telemetry()) and seen.highest_version_seen == 900_000, what="the thief's policy"
-        )
+        if thief_says == "a policy":  # by another key than the run's: then the run stands, and the policy alone must go
+            fleet.keys.rotate("learner", days=1.0)
+        stolen = fleet.signer()
+        # The thief locks the learner out: with a generation or a version that it does not reach for long.
+        if thief_says == "a run":
+            high = utc_milliseconds() + 900_000
+            run = RunSpec(run_id="thief", generation=high, env_id="CartPole-v1", unroll_length=8)
+            fleet.say(topics.run, encode(run), stolen, kind="run", version=high, run_id="thief")
+            wait_until(lambda: fleet.run_id() == "thief", timeout_s=20, what="the thief's run")
+        else:
+            fleet.say(topics.policy("all"), b"TFL3", stolen, kind="policy", version=900_000, run_id=run_id)
+            wait_until(
+                lambda: (seen := fleet.telemetry()) and seen.highest_version_seen == 900_000, what="the thief's policy"
+            )
         fleet.keys.rotate("learner", days=1.0)
         fleet.keys.revoke(stolen.key.key_id, days=1.0)
         with fleet.learner():
