@@ -1,27 +1,35 @@
 """A fleet's identities in one folder: what is made where, and what is copied to which machine.
 
-`authority/` holds the CA and stays with the operator; `broker/` goes to the broker's machine; `learner/`, `manager/`,
-`monitor/` and each of `boards/<id>/` hold one program's credentials, with settings that name them.
+`authority/` holds the CA, its tokens and its audit, and stays with the operator; `broker/` goes to the broker's
+machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold one program's credentials, with settings
+that name them. A board that enrols at the depot has no folder here: its key is its own.
+
+The command line and a depot may work on one folder at a time: whatever changes it takes its lock first.
 """
 
+import fcntl
 import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from fleet_manager.authority import CertificateAuthority, key_pem, new_key
+from fleet_manager.authority import CertificateAuthority, PublicKey, key_pem, new_key
 from fleet_manager.broker_files import ROLES, access_rules, mosquitto_conf
-from fleet_manager.private_files import write_private, write_public
 from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
+from fleet_protocol.audit import AuditLog
+from fleet_protocol.enrolment import Admission
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.private_files import write_private, write_public
 from fleet_protocol.topics import BadName, checked_name
 
 _BROKER: Final = "broker"
+_DEPOT: Final = "depot"
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _MOSQUITTO_USER: Final = "mosquitto"
 """What mosquitto becomes when root starts it, before it reads its files."""
@@ -81,15 +89,49 @@ class FleetFolder:
                 "and then every program and board needs new credentials",
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "tokens.db").unlink(missing_ok=True)  # they promise certificates of the CA that was here
         CertificateAuthority.create(folder, name=f"EdgeRL fleet {fleet}")
         plan = FleetPlan(fleet=fleet, hosts=list(hosts), port=port)
         write_public(folder / "fleet.json", msgspec.json.encode(plan))
         fleet_folder = cls(root)
+        fleet_folder.audit.append("founded", fleet=fleet)
         fleet_folder.renew(_BROKER)
         for role in ROLES:
             (fleet_folder.credentials(role) / "edgerl.toml").unlink(missing_ok=True)  # it may name another broker
             fleet_folder.renew(role)
         return fleet_folder
+
+    @property
+    def fleet(self) -> str:
+        """The fleet's name."""
+        return self._plan.fleet
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names and addresses of the broker's machine."""
+        return self._plan.hosts
+
+    @property
+    def authority(self) -> CertificateAuthority:
+        """The fleet's CA."""
+        return self._authority
+
+    @property
+    def private(self) -> Path:
+        """What stays with the operator."""
+        return self._root / "authority"
+
+    @property
+    def audit(self) -> AuditLog:
+        """What was done with this folder."""
+        return AuditLog(self.private / "audit.db")
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep all others from changing the folder."""
+        with (self.private / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def broker(self) -> Path:
@@ -106,16 +148,44 @@ class FleetFolder:
         Raises:
             ProgramError: The id is none, is a role's, or has credentials already.
         """
-        _checked(board_id, what="board")
-        if board_id in (*ROLES, _BROKER):
-            raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
+        self.check_board(board_id)
         if (self.credentials(board_id) / "client.key").exists():
             raise ProgramError(
                 ExitCode.STATE_UNUSABLE,
                 f"board {board_id!r} is enrolled in {self.credentials(board_id)}; `edgerl broker renew {board_id}` "
                 "makes new credentials and leaves the old ones valid until they are revoked",
             )
-        return self._make_client(board_id)
+        return self._make_client(board_id, deed="enrolled")
+
+    def check_board(self, board_id: str) -> None:
+        """Check that a board may have this id.
+
+        Raises:
+            ProgramError: It is none, or a program's.
+        """
+        _checked(board_id, what="board")
+        if board_id in (*ROLES, _BROKER, _DEPOT):
+            raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
+
+    def admit(self, board_id: str, public_key: PublicKey) -> Admission:
+        """Give a board that has made its own key a certificate for it; the caller works `alone`, and audits."""
+        certificate = self._authority.issue_client(public_key, name=board_id)
+        self._write_rules()  # a name that had been revoked is good again
+        root = self._root / "keys/root.pub"
+        return Admission(
+            certificate=certificate.decode("ascii"),
+            ca=self._authority.certificate_pem.decode("ascii"),
+            settings=self._settings("board", cert="client.pem", key="client.pem")
+            + ('root_key = "root.pub"\n' if root.exists() else ""),
+            root_public=root.read_text(encoding="ascii") if root.exists() else "",
+        )
+
+    def make_depot(self, hosts: Sequence[str]) -> Path:
+        """Make a server's key and certificate for a depot that is reached under these names; returns their folder."""
+        for host in hosts:
+            _checked_host(host)
+        with self.alone():
+            return self._make_server(_DEPOT, hosts)
 
     def renew(self, name: str) -> Path:
         """Make a new key and certificate for `broker`, a role, or an enrolled board; returns the folder.
@@ -126,8 +196,12 @@ class FleetFolder:
         if name == _BROKER:
             return self._make_broker()
         if name not in ROLES and not self.credentials(name).is_dir():
-            raise ProgramError(ExitCode.USAGE, f"nobody is enrolled as {name!r} in {self._root}")
-        return self._make_client(name)
+            raise ProgramError(
+                ExitCode.USAGE,
+                f"nobody is enrolled as {name!r} in {self._root}; a board that made its own key renews by itself "
+                "(`edgerl enroll --renew` there), or enrolls anew with a token",
+            )
+        return self._make_client(name, deed="renewed")
 
     def revoke(self, name: str) -> int:
         """Revoke all certificates of a name, in the broker's files; returns how many.
@@ -135,23 +209,33 @@ class FleetFolder:
         Raises:
             ProgramError: There is none that is not revoked.
         """
-        number = self._authority.revoke(_checked(name, what="name"))
-        if not number:
-            raise ProgramError(ExitCode.USAGE, f"{name!r} has no certificate of this fleet that is not revoked")
-        self._write_rules()
+        _checked(name, what="name")
+        with self.alone():
+            number = self._authority.revoke(name)
+            if not number:
+                raise ProgramError(ExitCode.USAGE, f"{name!r} has no certificate of this fleet that is not revoked")
+            self._write_rules()
+        self.audit.append("revoked", name=name, certificates=number)
         return number
 
     def _make_broker(self) -> Path:
-        key = new_key()
-        certificate = self._authority.issue_server(key.public_key(), name=_BROKER, hosts=self._plan.hosts)
         folder = self.broker
         (folder / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data").chmod(0o700)
+        with self.alone():
+            self._make_server(_BROKER, self._plan.hosts)
+            write_public(folder / "mosquitto.conf", mosquitto_conf(folder, port=self._plan.port).encode())
+            self._write_rules()
+        self.audit.append("renewed", name=_BROKER)
+        return folder
+
+    def _make_server(self, name: str, hosts: Sequence[str]) -> Path:
+        key = new_key()
+        certificate = self._authority.issue_server(key.public_key(), name=name, hosts=hosts)
+        folder = self._root / name
         write_public(folder / "ca.crt", self._authority.certificate_pem)
         write_private(folder / "server.key", key_pem(key))
         write_public(folder / "server.crt", certificate)
-        write_public(folder / "mosquitto.conf", mosquitto_conf(folder, port=self._plan.port).encode())
-        self._write_rules()
         return folder
 
     def _write_rules(self) -> None:
@@ -160,24 +244,25 @@ class FleetFolder:
         write_private(self.broker / "acl", rules.encode("ascii"))
         _give_to_mosquitto(self.broker)
 
-    def _make_client(self, name: str) -> Path:
-        key = new_key()
-        certificate = self._authority.issue_client(key.public_key(), name=name)
-        folder = self.credentials(name)
-        write_public(folder / "ca.crt", self._authority.certificate_pem)
-        write_private(folder / "client.key", key_pem(key))
-        write_public(folder / "client.crt", certificate)
-        settings = folder / "edgerl.toml"
-        if name != "manager" and not settings.exists():  # its owner may have added to it
-            write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
-        self._write_rules()  # a name that had been revoked is good again
+    def _make_client(self, name: str, *, deed: str) -> Path:
+        folder, key = self.credentials(name), new_key()
+        with self.alone():
+            certificate = self._authority.issue_client(key.public_key(), name=name)
+            write_public(folder / "ca.crt", self._authority.certificate_pem)
+            write_private(folder / "client.key", key_pem(key))
+            write_public(folder / "client.crt", certificate)
+            settings = folder / "edgerl.toml"
+            if name != "manager" and not settings.exists():  # its owner may have added to it
+                write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
+            self._write_rules()  # a name that had been revoked is good again
+        self.audit.append(deed, name=name)
         return folder
 
-    def _settings(self, table: str) -> str:
+    def _settings(self, table: str, *, cert: str = "client.crt", key: str = "client.key") -> str:
         address = BrokerAddress(self._plan.hosts[0], self._plan.port)
         return (
             f'[{table}]\nbroker = "{address}"\nfleet = "{self._plan.fleet}"\n'
-            'ca = "ca.crt"\ncert = "client.crt"\nkey = "client.key"\n'
+            f'ca = "ca.crt"\ncert = "{cert}"\nkey = "{key}"\n'
         )
 
 
