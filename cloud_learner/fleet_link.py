@@ -5,8 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Self
 
+import msgspec
+
 from cloud_learner.delivery_ledger import BootKey
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.audit import AuditLog
+from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
@@ -16,6 +20,7 @@ from fleet_protocol.topics import FleetTopics, TopicAddress
 
 Handler = Callable[[TopicAddress, bytes, int], None]
 _RETAINED_WAIT_S = 0.5
+_COMMAND_VALID_S = 600.0
 
 
 class FleetLink:
@@ -26,9 +31,11 @@ class FleetLink:
     Args:
         address: The broker.
         fleet: The fleet's name.
+        audit: Every command is in it before it is sent, and then its answer.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str) -> None:
+    def __init__(self, address: BrokerAddress, *, fleet: str, audit: AuditLog) -> None:
+        self._audit = audit
         self._topics = FleetTopics(fleet)
         self._retained: dict[str, bytes] = {}
         self._handler: Handler | None = None
@@ -118,6 +125,14 @@ class FleetLink:
     def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
         """Command a board, and return the counter by which its reply is known."""
         self._command_counter += 1
+        self._audit.append(
+            "command",
+            issuer=self._issuer,
+            board=board_id,
+            counter=self._command_counter,
+            command=msgspec.json.encode(command).decode(),
+            expires_at=utc_timestamp() + _COMMAND_VALID_S,
+        )
         frame = seal_frame(
             encode(command),
             kind="command",
@@ -125,10 +140,14 @@ class FleetLink:
             run_id=run_id,
             target=board_id,
             issuer=self._issuer,
-            valid_s=600.0,
+            valid_s=_COMMAND_VALID_S,
         )
         self._connection.publish(self._topics.down(board_id, "command"), frame)
         return self._command_counter
+
+    def note_answer(self, board_id: str, counter: int, *, problem: str) -> None:
+        """Put into the audit what became of a command."""
+        self._audit.append("answer", issuer=self._issuer, board=board_id, counter=counter, problem=problem)
 
     @property
     def _issuer(self) -> str:

@@ -44,7 +44,7 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))
     saved = SavedRun.load(state)
-    with FleetLink(address, fleet=settings.fleet) as link:
+    with FleetLink(address, fleet=settings.fleet, audit=state.audit) as link:
         link.wait_connected(_CONNECT_WAIT_S)
         retained_run, retained_report = link.last_run()
         run = _resumed_run(settings, saved) or _new_run(settings, above=retained_run)

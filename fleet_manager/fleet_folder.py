@@ -252,8 +252,10 @@ class FleetFolder:
             write_private(folder / "client.key", key_pem(key))
             write_public(folder / "client.crt", certificate)
             settings = folder / "edgerl.toml"
-            if name != "manager" and not settings.exists():  # its owner may have added to it
-                write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
+            if not settings.exists():  # its owner may have added to it
+                text = self._settings("board" if name not in ROLES else name)
+                text += 'audit = "audit.db"\n' if name == "manager" else ""
+                write_public(settings, text.encode("ascii"))
             self._write_rules()  # a name that had been revoked is good again
         self.audit.append(deed, name=name)
         return folder
