@@ -10,12 +10,12 @@ import msgspec
 from cloud_learner.delivery_ledger import BootKey
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog
-from fleet_protocol.clock import utc_timestamp
+from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
+from fleet_protocol.signing import FrameRefused, Signer, open_frame, seal_frame
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
 Handler = Callable[[TopicAddress, bytes, int], None]
@@ -32,10 +32,12 @@ class FleetLink:
         address: The broker.
         fleet: The fleet's name.
         audit: Every command is in it before it is sent, and then its answer.
+        signer: Signs what boards act on; None leaves it unsigned, for loopback.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str, audit: AuditLog) -> None:
+    def __init__(self, address: BrokerAddress, *, fleet: str, audit: AuditLog, signer: Signer | None = None) -> None:
         self._audit = audit
+        self.signer = signer
         self._topics = FleetTopics(fleet)
         self._retained: dict[str, bytes] = {}
         self._handler: Handler | None = None
@@ -101,7 +103,12 @@ class FleetLink:
     def publish_run(self, run: RunSpec) -> None:
         """Tell the boards what to do."""
         frame = seal_frame(
-            encode(run), kind="run", version=run.generation, run_id=run.run_id, valid_s=10 * 365 * 86_400.0
+            encode(run),
+            kind="run",
+            version=run.generation,
+            run_id=run.run_id,
+            valid_s=10 * 365 * 86_400.0,
+            signer=self.signer,
         )
         self._publish_and_keep(self._topics.run, frame)
 
@@ -124,7 +131,8 @@ class FleetLink:
 
     def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
         """Command a board, and return the counter by which its reply is known."""
-        self._command_counter += 1
+        # One counter for each key and board, and no file: a clock rises over the learner's restarts too.
+        self._command_counter = max(self._command_counter + 1, utc_milliseconds())
         self._audit.append(
             "command",
             issuer=self._issuer,
@@ -141,6 +149,7 @@ class FleetLink:
             target=board_id,
             issuer=self._issuer,
             valid_s=_COMMAND_VALID_S,
+            signer=self.signer,
         )
         self._connection.publish(self._topics.down(board_id, "command"), frame)
         return self._command_counter
@@ -151,8 +160,8 @@ class FleetLink:
 
     @property
     def _issuer(self) -> str:
-        # A counter rises per issuer's key; until there are keys, each start of a learner is an issuer of its own.
-        return f"learner-{id(self):x}"
+        # A counter rises per issuer's key; without keys, each start of a learner is an issuer of its own.
+        return self.signer.key.key_id if self.signer else f"learner-{id(self):x}"
 
     def _publish_and_keep(self, topic: str, payload: bytes) -> None:
         self._retained[topic] = payload

@@ -18,6 +18,7 @@ from rich.table import Table
 from edgerl.audit_commands import audit_app
 from edgerl.command_command import command
 from edgerl.identity_commands import add_identity_commands
+from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
 app.command("command")(command)
 add_identity_commands(app, broker_app)
+app.add_typer(keys_app, name="keys")
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

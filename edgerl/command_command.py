@@ -41,13 +41,15 @@ def command(
     from fleet_protocol.address import broker_address  # noqa: PLC0415
     from fleet_protocol.audit import AuditLog  # noqa: PLC0415
     from fleet_protocol.settings import load_settings  # noqa: PLC0415
+    from fleet_protocol.signer import load_signer  # noqa: PLC0415
 
     flags = {"broker": broker, "fleet": fleet, "audit": audit}
     settings = load_settings(ManagerSettings, "manager", file=config, flags=flags)
     _check_names(settings.fleet, board)
     log = AuditLog(Path(settings.audit))
     address = broker_address(settings)
-    with BoardCommander(address, fleet=settings.fleet, board_id=board, audit=log) as commander:
+    signer = load_signer(settings, kinds=["command"], role="manager")
+    with BoardCommander(address, fleet=settings.fleet, board_id=board, audit=log, signer=signer) as commander:
         birth = commander.find()
         deed = _deed(action, birth, episodes=episodes, policy_version=policy_version, seed=seed)
         reply = commander.send(deed, run_id=birth.run_id, wait_s=wait or _WAIT_S[action])

@@ -3,19 +3,19 @@
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, Self
 
 import msgspec
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog
-from fleet_protocol.clock import utc_timestamp
+from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import Birth, Command, CommandReply, LogLine, Status
 from fleet_protocol.mqtt import MqttConnection, Subscription
-from fleet_protocol.signing import seal_frame
+from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.topics import FleetTopics
 
 _CONNECT_WAIT_S: Final = 10.0
@@ -24,8 +24,7 @@ _SPARE_VALID_S: Final = 30.0
 """A command outlives the wait for its answer by so much: the board's clock may be ahead of ours."""
 _LOOK_S: Final = 0.5
 _LINES: Final = 20
-
-Seal = Callable[..., bytes]
+_UNSIGNED_ISSUER: Final = "manager"
 
 
 class BoardCommander:
@@ -36,8 +35,7 @@ class BoardCommander:
         fleet: The fleet's name.
         board_id: The board.
         audit: Every command is in it before it is sent, and then its answer.
-        issuer: Who commands: boards keep a counter for each.
-        seal: Wraps a command in a frame, as `seal_frame` does, and signs it where the fleet has keys.
+        signer: Signs the commands; None leaves them unsigned, for loopback. Boards keep a counter for each key.
     """
 
     def __init__(
@@ -47,15 +45,14 @@ class BoardCommander:
         fleet: str,
         board_id: str,
         audit: AuditLog,
-        issuer: str = "manager",
-        seal: Seal = seal_frame,
+        signer: Signer | None = None,
     ) -> None:
         topics = FleetTopics(fleet)
         self._topic = topics.down(board_id, "command")
         self._board_id = board_id
         self._audit = audit
-        self._issuer = issuer
-        self._seal = seal
+        self._signer = signer
+        self._issuer = signer.key.key_id if signer else _UNSIGNED_ISSUER
         self._statuses: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._lines: deque[bytes] = deque(maxlen=_LINES)
@@ -106,7 +103,7 @@ class BoardCommander:
         """
         self._connection.wait_connected(_CONNECT_WAIT_S)
         counter = self._note(command, valid_s=wait_s + _SPARE_VALID_S)
-        frame = self._seal(
+        frame = seal_frame(
             encode(command),
             kind="command",
             version=counter,
@@ -114,6 +111,7 @@ class BoardCommander:
             target=self._board_id,
             issuer=self._issuer,
             valid_s=wait_s + _SPARE_VALID_S,
+            signer=self._signer,
         )
         self._lines.clear()
         self._connection.publish(self._topic, frame)
@@ -132,7 +130,7 @@ class BoardCommander:
             issuer=self._issuer,
             board=self._board_id,
             # A clock rises even where the audit was lost; the audit rises even where the clock was set back.
-            at_least=int(now * 1e3),
+            at_least=utc_milliseconds(),
             command=msgspec.json.encode(command).decode(),
             expires_at=now + valid_s,
         )

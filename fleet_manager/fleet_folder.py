@@ -1,17 +1,15 @@
 """A fleet's identities in one folder: what is made where, and what is copied to which machine.
 
-`authority/` holds the CA, its tokens and its audit, and stays with the operator; `broker/` goes to the broker's
-machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold one program's credentials, with settings
-that name them. A board that enrols at the depot has no folder here: its key is its own.
+`authority/` holds the CA, its tokens and its audit, and `keys/` the keys that sign what boards act on: both stay with
+the operator. `broker/` goes to the broker's machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold
+one program's credentials, with settings that name them. A board that enrols at the depot has no folder here: its key is
+its own.
 
 The command line and a depot may work on one folder at a time: whatever changes it takes its lock first.
 """
 
 import fcntl
-import ipaddress
-import os
-import pwd
-import re
+import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,27 +18,24 @@ from typing import Final
 import msgspec
 
 from fleet_manager.authority import CertificateAuthority, PublicKey, key_pem, new_key
-from fleet_manager.broker_files import ROLES, access_rules, mosquitto_conf
+from fleet_manager.broker_files import ROLES, access_rules, give_to_mosquitto, mosquitto_conf
+from fleet_manager.fleet_plan import FleetPlan, check_host, checked
+from fleet_manager.key_folder import GRANTS, KeyFolder
 from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
 from fleet_protocol.audit import AuditLog
 from fleet_protocol.enrolment import Admission
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.private_files import write_private, write_public
-from fleet_protocol.topics import BadName, checked_name
 
 _BROKER: Final = "broker"
 _DEPOT: Final = "depot"
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
-_MOSQUITTO_USER: Final = "mosquitto"
-"""What mosquitto becomes when root starts it, before it reads its files."""
-
-
-class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What `init` was told, kept for those that come later."""
-
-    fleet: str
-    hosts: list[str]
-    port: int
+_KEYRING_DAYS: Final = 365.0
+_SIGNING: Final = 'signing_key = "signing.key"\nkeyring = "keyring"\n'
+_MORE_SETTINGS: Final = {
+    "board": 'root_key = "root.pub"\n',
+    "learner": _SIGNING,
+    "manager": f'{_SIGNING}audit = "audit.db"\n',
+}
 
 
 class FleetFolder:
@@ -74,13 +69,13 @@ class FleetFolder:
         Raises:
             ProgramError: There is a CA and no `force`, or a name is none.
         """
-        _checked(fleet, what="fleet")
+        checked(fleet, what="fleet")
         if not hosts:
             raise ProgramError(
                 ExitCode.USAGE, "expected at least one --host: the name by which boards reach the broker"
             )
         for host in hosts:
-            _checked_host(host)
+            check_host(host)
         folder = root.absolute() / "authority"
         if (folder / "ca.key").exists() and not force:
             raise ProgramError(
@@ -93,6 +88,8 @@ class FleetFolder:
         CertificateAuthority.create(folder, name=f"EdgeRL fleet {fleet}")
         plan = FleetPlan(fleet=fleet, hosts=list(hosts), port=port)
         write_public(folder / "fleet.json", msgspec.json.encode(plan))
+        shutil.rmtree(root / "keys", ignore_errors=True)
+        KeyFolder(root / "keys").init(fleet=fleet, days=_KEYRING_DAYS)
         fleet_folder = cls(root)
         fleet_folder.audit.append("founded", fleet=fleet)
         fleet_folder.renew(_BROKER)
@@ -134,6 +131,16 @@ class FleetFolder:
             yield
 
     @property
+    def keys(self) -> KeyFolder:
+        """The keys that sign; after a change of theirs `hand_out_keys` brings it to where it is needed."""
+        return KeyFolder(self._root / "keys")
+
+    def hand_out_keys(self) -> None:
+        """Write the signing keys, the keyring and the root's public key into the folders of those that need them."""
+        for name in (*GRANTS, *(folder.name for folder in sorted((self._root / "boards").glob("*/")))):
+            self._hand_out_keys(name)
+
+    @property
     def broker(self) -> Path:
         """What the broker's machine needs."""
         return self._root / "broker"
@@ -163,7 +170,7 @@ class FleetFolder:
         Raises:
             ProgramError: It is none, or a program's.
         """
-        _checked(board_id, what="board")
+        checked(board_id, what="board")
         if board_id in (*ROLES, _BROKER, _DEPOT):
             raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
 
@@ -171,19 +178,17 @@ class FleetFolder:
         """Give a board that has made its own key a certificate for it; the caller works `alone`, and audits."""
         certificate = self._authority.issue_client(public_key, name=board_id)
         self._write_rules()  # a name that had been revoked is good again
-        root = self._root / "keys/root.pub"
         return Admission(
             certificate=certificate.decode("ascii"),
             ca=self._authority.certificate_pem.decode("ascii"),
-            settings=self._settings("board", cert="client.pem", key="client.pem")
-            + ('root_key = "root.pub"\n' if root.exists() else ""),
-            root_public=root.read_text(encoding="ascii") if root.exists() else "",
+            settings=self._settings("board", cert="client.pem", key="client.pem"),
+            root_public=self.keys.root_public().decode("ascii"),
         )
 
     def make_depot(self, hosts: Sequence[str]) -> Path:
         """Make a server's key and certificate for a depot that is reached under these names; returns their folder."""
         for host in hosts:
-            _checked_host(host)
+            check_host(host)
         with self.alone():
             return self._make_server(_DEPOT, hosts)
 
@@ -209,7 +214,7 @@ class FleetFolder:
         Raises:
             ProgramError: There is none that is not revoked.
         """
-        _checked(name, what="name")
+        checked(name, what="name")
         with self.alone():
             number = self._authority.revoke(name)
             if not number:
@@ -242,7 +247,7 @@ class FleetFolder:
         rules = access_rules(self._plan.fleet, banned=self._authority.revoked_names())
         write_public(self.broker / "revoked.crl", self._authority.revocations_pem)
         write_private(self.broker / "acl", rules.encode("ascii"))
-        _give_to_mosquitto(self.broker)
+        give_to_mosquitto(self.broker)
 
     def _make_client(self, name: str, *, deed: str) -> Path:
         folder, key = self.credentials(name), new_key()
@@ -251,47 +256,25 @@ class FleetFolder:
             write_public(folder / "ca.crt", self._authority.certificate_pem)
             write_private(folder / "client.key", key_pem(key))
             write_public(folder / "client.crt", certificate)
+            self._hand_out_keys(name)
             settings = folder / "edgerl.toml"
             if not settings.exists():  # its owner may have added to it
-                text = self._settings("board" if name not in ROLES else name)
-                text += 'audit = "audit.db"\n' if name == "manager" else ""
-                write_public(settings, text.encode("ascii"))
+                write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
             self._write_rules()  # a name that had been revoked is good again
         self.audit.append(deed, name=name)
         return folder
+
+    def _hand_out_keys(self, name: str) -> None:
+        folder = self.credentials(name)
+        if name in GRANTS:
+            for file, content in self.keys.signing_files(name).items():
+                write_private(folder / file, content)
+        elif name not in ROLES:
+            write_public(folder / "root.pub", self.keys.root_public())
 
     def _settings(self, table: str, *, cert: str = "client.crt", key: str = "client.key") -> str:
         address = BrokerAddress(self._plan.hosts[0], self._plan.port)
         return (
             f'[{table}]\nbroker = "{address}"\nfleet = "{self._plan.fleet}"\n'
-            f'ca = "ca.crt"\ncert = "{cert}"\nkey = "{key}"\n'
+            f'ca = "ca.crt"\ncert = "{cert}"\nkey = "{key}"\n{_MORE_SETTINGS.get(table, "")}'
         )
-
-
-def _give_to_mosquitto(folder: Path) -> None:
-    """Started by root, mosquitto is no longer root when it reads its files."""
-    if os.geteuid() != 0:
-        return
-    try:
-        user = pwd.getpwnam(_MOSQUITTO_USER)
-    except KeyError:
-        return
-    for path in (folder, *folder.iterdir()):
-        os.chown(path, user.pw_uid, user.pw_gid)
-
-
-def _checked(name: str, *, what: str) -> str:
-    try:
-        return checked_name(name, what=what)
-    except BadName as error:
-        raise ProgramError(ExitCode.USAGE, str(error)) from error
-
-
-def _checked_host(host: str) -> None:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        if not _HOST_NAME.fullmatch(host):
-            raise ProgramError(
-                ExitCode.USAGE, f"--host {host[:80]!r}: expected a host name or an IP address, without a port"
-            ) from None
