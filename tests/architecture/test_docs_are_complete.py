@@ -8,6 +8,7 @@ import pytest
 
 from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
+from fleet_manager.config import ManagerSettings
 from fleet_monitor.__main__ import MonitorSettings
 from fleet_protocol import keyring, messages, spaces
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode
@@ -37,7 +38,9 @@ def test_every_topic_is_documented(kind: str):
     assert f"/{kind}`" in PROTOCOL
 
 
-@pytest.mark.parametrize("settings", [LearnerSettings, BoardSettings, MonitorSettings], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "settings", [LearnerSettings, BoardSettings, MonitorSettings, ManagerSettings], ids=lambda s: s.__name__
+)
 def test_every_setting_is_documented_with_the_sentence_of_its_source(settings: type[msgspec.Struct]):
     descriptions = describe_settings(settings)
     for field in msgspec.structs.fields(settings):

@@ -18,9 +18,9 @@ from fleet_monitor.listing import list_boards
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-SETUP, PROGRAMS, REVOCATION = re.findall(
-    r"```sh\n(.*?)```", TEXT.split("## A fleet with certificates")[1].split("\n## ")[0], re.DOTALL
-)
+SECTION = TEXT.split("## A fleet with certificates")[1].split("\n## ")[0]
+WITHOUT_DEPOT = re.sub(r"### Keys that never travel.*?(?=\n### )", "", SECTION, flags=re.DOTALL)
+SETUP, PROGRAMS, REVOCATION = re.findall(r"```sh\n(.*?)```", WITHOUT_DEPOT, re.DOTALL)
 
 
 @pytest.fixture
