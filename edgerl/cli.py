@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgerl.chaos_command import chaos
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -36,6 +37,7 @@ app.add_typer(fleet_app, name="fleet")
 app.add_typer(config_app, name="config")
 add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
+app.command()(chaos)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

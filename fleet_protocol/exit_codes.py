@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     PROCESS_DIED = 17
     MACHINE_UNFIT = 18
     CERTIFICATE_REFUSED = 19
+    SCENARIO_FAILED = 20
     INTERRUPTED = 130
 
 
@@ -59,6 +60,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     "clock that is wrong. `edgerl doctor` says which, and what to do.",
     ExitCode.CERTIFICATE_REFUSED: "Broker and program do not trust each other: a certificate is expired, revoked, of "
     "another CA, or for another host, or a clock is wrong. The message says which, and what to do.",
+    ExitCode.SCENARIO_FAILED: "The fleet has not survived a fault of `edgerl chaos`, or a scenario could not run. The "
+    "table names it, with the reason.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 
