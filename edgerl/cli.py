@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgerl.audit_commands import audit_app
+from edgerl.chaos_command import chaos
 from edgerl.command_command import command
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
@@ -40,6 +41,7 @@ app.add_typer(audit_app, name="audit")
 app.command("command")(command)
 add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
+app.command()(chaos)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     NO_DEPOT = 21
     COMMAND_FAILED = 22
     AUDIT_BROKEN = 23
+    SCENARIO_FAILED = 24
     INTERRUPTED = 130
 
 
@@ -71,6 +72,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.COMMAND_FAILED: "The board is not there, did not answer in time, or could not do what it was told. The "
     "message says which.",
     ExitCode.AUDIT_BROKEN: "Entries of an audit log were changed, removed or reordered. The message says which.",
+    ExitCode.SCENARIO_FAILED: "The fleet has not survived a fault of `edgerl chaos`, or a scenario could not run. The "
+    "table names it, with the reason.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 

@@ -55,7 +55,7 @@ def forged(fleet: HardenedFleet, folder: Path, *, authority: Path, valid: timede
     return TlsFiles(fleet.files("b1").ca, folder / "forged.pem", folder / "forged.pem")
 
 
-def test_F28_without_a_certificate_nobody_gets_in(fleet: HardenedFleet):  # noqa: N802
+def test_F28_without_a_certificate_nobody_gets_in(fleet: HardenedFleet):
     context = ssl.create_default_context(cafile=str(fleet.files("b1").ca))
     with (
         socket.create_connection(("127.0.0.1", fleet.port), timeout=10) as plain,
@@ -66,27 +66,27 @@ def test_F28_without_a_certificate_nobody_gets_in(fleet: HardenedFleet):  # noqa
     assert "did not return a certificate" in fleet.said()
 
 
-def test_F28_an_expired_certificate_is_refused(fleet: HardenedFleet, tmp_path: Path):  # noqa: N802
+def test_F28_an_expired_certificate_is_refused(fleet: HardenedFleet, tmp_path: Path):
     files = forged(fleet, tmp_path, authority=root_of(fleet) / "authority", valid=timedelta(days=-1))
     error = refusal(fleet, files)
     assert error.exit_code == ExitCode.CERTIFICATE_REFUSED
     assert "it has expired" in str(error)
 
 
-def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_path: Path):  # noqa: N802
+def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_path: Path):
     FleetFolder.create(tmp_path / "other", fleet="home", hosts=["127.0.0.1"])
     error = refusal(fleet, forged(fleet, tmp_path, authority=tmp_path / "other/authority"))
     assert error.exit_code == ExitCode.CERTIFICATE_REFUSED
     assert "of another CA than the broker's" in str(error)
 
 
-def test_F28_anonymous_plain_mqtt_is_refused_at_the_tls_port(fleet: HardenedFleet):  # noqa: N802
+def test_F28_anonymous_plain_mqtt_is_refused_at_the_tls_port(fleet: HardenedFleet):
     error = refusal(fleet, None)
     assert error.exit_code == ExitCode.NO_BROKER
     assert "does it demand TLS?" in str(error)
 
 
-def test_F28_no_other_port_is_open(fleet: HardenedFleet):  # noqa: N802
+def test_F28_no_other_port_is_open(fleet: HardenedFleet):
     assert (fleet.folder.broker / "mosquitto.conf").read_text().count("listener ") == 1
     listening = [
         line.split()
@@ -98,7 +98,7 @@ def test_F28_no_other_port_is_open(fleet: HardenedFleet):  # noqa: N802
     assert ports == {fleet.port}
 
 
-def test_F28_a_board_enrolled_at_the_depot_is_let_in_and_revoked_it_is_not(  # noqa: N802
+def test_F28_a_board_enrolled_at_the_depot_is_let_in_and_revoked_it_is_not(
     fleet: HardenedFleet, tmp_path: Path, wait_until: WaitUntil
 ):
     with running_depot(root_of(fleet), tmp_path) as depot:
@@ -123,7 +123,7 @@ def test_F28_a_board_enrolled_at_the_depot_is_let_in_and_revoked_it_is_not(  # n
 
 
 @pytest.mark.parametrize("topic", ["board/b2/up/log", "board/b2/status", "board/b1/down/command", "run", "learner"])
-def test_F28_a_board_does_not_speak_for_another_whatever_client_id_it_takes(  # noqa: N802
+def test_F28_a_board_does_not_speak_for_another_whatever_client_id_it_takes(
     fleet: HardenedFleet, topic: str, wait_until: WaitUntil
 ):
     heard: list[tuple[str, bytes]] = []
@@ -139,7 +139,7 @@ def test_F28_a_board_does_not_speak_for_another_whatever_client_id_it_takes(  # 
     assert b"forged" not in [payload for _, payload in heard]
 
 
-def test_F28_a_board_hears_nothing_of_another(fleet: HardenedFleet, wait_until: WaitUntil):  # noqa: N802
+def test_F28_a_board_hears_nothing_of_another(fleet: HardenedFleet, wait_until: WaitUntil):
     heard: list[str] = []
     spy = MqttConnection(
         fleet.address("b1"),
@@ -155,7 +155,7 @@ def test_F28_a_board_hears_nothing_of_another(fleet: HardenedFleet, wait_until: 
     assert heard == ["edgerl/1/home/board/b1/down/command"]
 
 
-def test_F28_a_board_cannot_be_a_board_of_another_name_by_its_settings(fleet: HardenedFleet, tmp_path: Path):  # noqa: N802
+def test_F28_a_board_cannot_be_a_board_of_another_name_by_its_settings(fleet: HardenedFleet, tmp_path: Path):
     config = fleet.folder.credentials("b1") / "edgerl.toml"
     with Program(tmp_path / "board.log", "edge_actor", "-c", str(config), "--board", "b2") as board:
         assert board.process.wait(60) == ExitCode.CONFIG

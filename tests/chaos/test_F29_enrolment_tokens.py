@@ -30,7 +30,7 @@ def refusals(depot: RunningDepot) -> list[tuple[str, str]]:
     return [(entry["name"], entry["reason"]) for entry in depot.audited("refused")]
 
 
-def test_F29_a_token_is_good_once(depot: RunningDepot):  # noqa: N802
+def test_F29_a_token_is_good_once(depot: RunningDepot):
     token, before = depot.token("b1"), depot.issued()
     assert "BEGIN CERTIFICATE" in depot.ask(token)
     assert "was used" in depot.ask(token)
@@ -39,7 +39,7 @@ def test_F29_a_token_is_good_once(depot: RunningDepot):  # noqa: N802
     assert [entry["name"] for entry in depot.audited("enrolled")] == ["b1"]
 
 
-def test_F29_of_fifty_that_try_at_a_time_one_gets_a_certificate(depot: RunningDepot):  # noqa: N802
+def test_F29_of_fifty_that_try_at_a_time_one_gets_a_certificate(depot: RunningDepot):
     token, before, together = depot.token("b1"), depot.issued(), Barrier(TRIES)
 
     def try_it() -> str:
@@ -55,14 +55,14 @@ def test_F29_of_fifty_that_try_at_a_time_one_gets_a_certificate(depot: RunningDe
     assert FleetFolder(depot.root).audit.verify() == []
 
 
-def test_F29_a_token_expires(depot: RunningDepot):  # noqa: N802
+def test_F29_a_token_expires(depot: RunningDepot):
     before = depot.issued()
     assert "has expired" in depot.ask(depot.token("b1", minutes=0.0))
     assert depot.issued() == before
     assert refusals(depot) == [("b1", "expired_token")]
 
 
-def test_F29_a_newer_token_replaces_an_older_one_and_a_revocation_both(depot: RunningDepot):  # noqa: N802
+def test_F29_a_newer_token_replaces_an_older_one_and_a_revocation_both(depot: RunningDepot):
     older, newer = depot.token("b1"), depot.token("b1")
     assert "replaced by a newer one" in depot.ask(older)
     assert "BEGIN CERTIFICATE" in depot.ask(newer)
@@ -73,7 +73,7 @@ def test_F29_a_newer_token_replaces_an_older_one_and_a_revocation_both(depot: Ru
     assert "was used" in depot.ask(last)
 
 
-def test_F29_a_token_of_another_fleet_is_not_even_shown(depot: RunningDepot, tmp_path: Path):  # noqa: N802
+def test_F29_a_token_of_another_fleet_is_not_even_shown(depot: RunningDepot, tmp_path: Path):
     FleetFolder.create(tmp_path / "other", fleet="home", hosts=["127.0.0.1"])
     token = Enrolment(tmp_path / "other").make_token("b1", minutes=60)
     assert "The token was not shown" in depot.ask(token)
@@ -84,9 +84,7 @@ def test_F29_a_token_of_another_fleet_is_not_even_shown(depot: RunningDepot, tmp
 
 
 @pytest.mark.parametrize("change", [{"secret": "A" * 32}, {"board_id": "b2"}, {"board_id": "learner"}], ids=str)
-def test_F29_a_changed_token_is_wrong_and_the_right_one_stays_good(  # noqa: N802
-    depot: RunningDepot, change: dict[str, str]
-):
+def test_F29_a_changed_token_is_wrong_and_the_right_one_stays_good(depot: RunningDepot, change: dict[str, str]):
     token, before = depot.token("b1"), depot.issued()
     changed = replace(token, **change)
     assert "no such token" in depot.ask(changed)
@@ -95,7 +93,7 @@ def test_F29_a_changed_token_is_wrong_and_the_right_one_stays_good(  # noqa: N80
     assert "BEGIN CERTIFICATE" in depot.ask(token)
 
 
-def test_F29_who_guesses_waits(depot: RunningDepot):  # noqa: N802
+def test_F29_who_guesses_waits(depot: RunningDepot):
     wrong = [
         depot.ask(replace(depot.token("b1"), secret=EnrolmentToken.new("b1", ca_pem=ca(depot)).secret))
         for _ in range(9)
@@ -105,7 +103,7 @@ def test_F29_who_guesses_waits(depot: RunningDepot):  # noqa: N802
     assert len(refusals(depot)) < len(wrong)
 
 
-def test_F29_no_token_stands_in_any_file_or_log(depot: RunningDepot):  # noqa: N802
+def test_F29_no_token_stands_in_any_file_or_log(depot: RunningDepot):
     used, unused, wrong = depot.token("b1"), depot.token("b2"), replace(depot.token("b3"), secret="W" * 32)
     for token in (used, used, wrong):
         depot.ask(token)
