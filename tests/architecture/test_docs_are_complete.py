@@ -1,6 +1,7 @@
 """Docs cannot rot: every topic, message, field, setting and exit code stands in docs/."""
 
 import inspect
+import re
 from pathlib import Path
 
 import msgspec
@@ -52,6 +53,17 @@ def test_every_setting_is_documented_with_the_sentence_of_its_source(settings: t
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_is_explained(code: ExitCode):
     assert f"| {int(code)} | {code.name} | {EXPLANATIONS[code]} |" in OPERATIONS
+
+
+def test_every_rule_of_the_protocol_names_tests_that_exist():
+    rules = re.findall(r"^- \*\*([A-Z]\d+)\*\*", PROTOCOL, re.MULTILINE)
+    table = dict(re.findall(r"^\| ([A-Z]\d+) \| (`test_.*`) \|$", PROTOCOL, re.MULTILINE))
+    assert sorted(rules) == sorted(table)
+    assert len(rules) == len(set(rules))
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
+    defined = {name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)\(", source, re.MULTILINE)}
+    named = {name for row in table.values() for name in re.findall(r"`(\w+)`", row)}
+    assert named <= defined, named - defined
 
 
 def test_no_document_links_to_a_file_that_is_not_there():
