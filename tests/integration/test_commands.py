@@ -131,7 +131,7 @@ def test_a_command_that_the_root_does_not_vouch_for_is_refused_and_the_operator_
         fleet.hardened.address("manager"), fleet="home", board_id="b1", audit=audit, signer=signer
     ) as commander:
         commander.find()
-        with pytest.raises(ProgramError, match="did not answer within .* It said: refused a message on command"):
+        with pytest.raises(ProgramError, match=r"did not answer within .* It said: refused a message on command"):
             commander.send(Resume(), run_id="", wait_s=15)
     refused = lambda: [name for name in telemetry().counters if name.startswith("command_")]  # noqa: E731
     wait_until(refused, what="the board's count")
