@@ -75,7 +75,7 @@ class Worker:
         self._next_policy: tuple[Policy, int] | None = None
         self._rollout: Rollout | None = None
         self._credit = 0
-        self._halted = False
+        self._halted = self._halt_asked = False
         self._ended = False
         self._evaluation: EvaluatePolicy | None = None
         self._attention = False
@@ -148,6 +148,7 @@ class Worker:
             evaluation, self._evaluation = self._evaluation, None
             arrived, self._next_policy = self._next_policy, None
             self._attention = halted = self._halted
+            self._halt_asked = False
         if evaluation is not None:
             self._voice.send(self._evaluate(evaluation))
         if arrived is not None:
@@ -157,7 +158,8 @@ class Worker:
                 self._rollout.come_to_rest()
             self._voice.send(Halted())
             with self._mailbox:
-                self._mailbox.wait_for(lambda: not self._halted or self._ended or self._evaluation is not None)
+                # Whoever asks again is answered again: the first answer may be lost.
+                self._mailbox.wait_for(lambda: not self._halted or self._halt_asked or self._ended or self._evaluation)
                 self._attention = True
 
     def _swap(self, policy: Policy, issued_monotonic_ns: int) -> None:
@@ -222,7 +224,7 @@ class Worker:
                 case Credit():
                     self._credit = message.windows
                 case Halt():
-                    self._halted = message.halted
+                    self._halted = self._halt_asked = message.halted
                     self._attention = True
                 case EvaluatePolicy():
                     self._evaluation = message

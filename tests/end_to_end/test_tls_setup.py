@@ -1,4 +1,4 @@
-"""A new user sets up a TLS fleet from docs/operations.md alone, with and without a depot: its commands run as they stand."""
+"""A new user sets up a TLS fleet from docs/operations.md alone, with and without a depot: its commands run."""
 
 import os
 import re
