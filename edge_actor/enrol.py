@@ -1,7 +1,7 @@
 """`python -m edge_actor.enrol`: make this board's own key, and have the fleet's depot certify it.
 
-The key is made here and stays here. The depot is known by the fingerprint in the token: first only the CA's certificate
-is asked for, of whoever answers; the token's secret goes to nobody who has no certificate of that CA.
+The key is made here and stays here. The depot is known by the fingerprint in the token: first only what is
+to be trusted is asked for, of whoever answers; the token's secret goes to nobody who has no certificate of that CA.
 """
 
 import argparse
@@ -18,18 +18,18 @@ import msgspec
 
 from edge_actor.config import BoardSettings
 from fleet_protocol.enrolment import (
-    CA_PATH,
     DEFAULT_DEPOT_PORT,
     ENROLL_PATH,
     MAX_ANSWER_BYTES,
     RENEW_PATH,
+    TRUST_PATH,
     Admission,
     BadToken,
     EnrollRequest,
     EnrolmentToken,
+    FleetTrust,
     Refusal,
     RenewRequest,
-    fingerprint,
 )
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.private_files import write_private, write_public
@@ -64,29 +64,27 @@ class DepotClient:
             raise ProgramError(ExitCode.USAGE, f"--depot {url[:80]!r}: expected https://HOST:PORT")
         self._host, self._port, self._url = parts.hostname, port or DEFAULT_DEPOT_PORT, url
 
-    def pinned_context(self, ca_fingerprint: str) -> ssl.SSLContext:
-        """Trust the CA with this fingerprint, and nobody else.
+    def trust(self, token: EnrolmentToken) -> FleetTrust:
+        """What the token's fingerprint is of.
 
         Raises:
-            ProgramError: The depot does not answer, or shows another.
+            ProgramError: The depot does not answer, or shows something else.
         """
         anybody = ssl.create_default_context()
         anybody.check_hostname = False
         anybody.verify_mode = ssl.CERT_NONE  # what is asked for here is public, and checked below
-        status, ca = self._ask("GET", CA_PATH, None, anybody)
+        _, body = self._ask("GET", TRUST_PATH, None, anybody)
         try:
-            shown = fingerprint(ca) if status == _OK else "none"
-        except ValueError:
-            shown = "none"
-        if shown != ca_fingerprint:
+            trust = msgspec.json.decode(body, type=FleetTrust)
+        except (msgspec.DecodeError, UnicodeError):
+            trust = None
+        if trust is None or trust.fingerprint() != token.fingerprint:
             raise ProgramError(
                 ExitCode.CERTIFICATE_REFUSED,
-                f"depot {self._url}: its CA is not the one that the token names. Check the address and the token; "
+                f"depot {self._url}: it is not of the fleet that the token names. Check the address and the token; "
                 "somebody else may be answering there. The token was not shown",
             )
-        context = ssl.create_default_context(cadata=ca.decode("ascii"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
+        return trust
 
     def ask(self, path: str, wish: EnrollRequest | RenewRequest, context: ssl.SSLContext) -> Admission:
         """Send a wish.
@@ -126,6 +124,13 @@ class DepotClient:
             connection.close()
 
 
+def context_for(trust: FleetTrust) -> ssl.SSLContext:
+    """Trust this CA, and nobody else."""
+    context = ssl.create_default_context(cadata=trust.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 def enroll(url: str, token: EnrolmentToken, folder: Path) -> Path:
     """Enrol this board: the folder is there as a whole afterwards, or not at all.
 
@@ -147,17 +152,18 @@ def enroll(url: str, token: EnrolmentToken, folder: Path) -> Path:
     from fleet_protocol.client_identity import NewIdentity  # noqa: PLC0415 - slow to import on a board
 
     depot, identity = DepotClient(url), NewIdentity(token.board_id)
-    context = depot.pinned_context(token.ca_fingerprint)
+    trust = depot.trust(token)
     wish = EnrollRequest(board_id=token.board_id, secret=token.secret, csr=identity.request_pem())
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Made before the token is used up: a disk that is full must not cost it.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         new = Path(name) / folder.name
         new.mkdir(mode=0o700)
-        admission = depot.ask(ENROLL_PATH, wish, context)
-        if fingerprint(admission.ca.encode()) != token.ca_fingerprint:
-            raise ProgramError(ExitCode.ENROLMENT_REFUSED, f"depot {url} gave another CA than the token names")
-        _write(new, admission, _identity_pem(identity, admission.certificate, admission.ca))
+        admission = depot.ask(ENROLL_PATH, wish, context_for(trust))
+        write_private(new / "client.pem", _identity_pem(identity, admission.certificate, trust.ca))
+        write_public(new / "ca.crt", trust.ca.encode())
+        write_public(new / "root.pub", trust.root_public.encode())
+        write_public(new / "edgerl.toml", admission.settings.encode())
         load_settings(BoardSettings, "board", file=new / "edgerl.toml", environ={})
         new.rename(folder)
     return folder / "edgerl.toml"
@@ -192,14 +198,6 @@ def _identity_pem(identity: "NewIdentity", certificate: str, ca: str) -> bytes:
         return identity.with_certificate(certificate, ca_pem=ca)
     except BadIdentity as error:
         raise ProgramError(ExitCode.ENROLMENT_REFUSED, f"the depot's answer cannot be used: {error}") from error
-
-
-def _write(folder: Path, admission: Admission, identity_pem: bytes) -> None:
-    write_private(folder / "client.pem", identity_pem)
-    write_public(folder / "ca.crt", admission.ca.encode())
-    write_public(folder / "edgerl.toml", admission.settings.encode())
-    if admission.root_public:
-        write_public(folder / "root.pub", admission.root_public.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

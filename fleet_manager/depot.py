@@ -1,8 +1,8 @@
 """The depot: boards come here with a token and go with a certificate, over HTTPS. Read `Depot._enroll` first.
 
-Three paths (`fleet_protocol/enrolment.py`): the CA's certificate, for everybody; a certificate for a token; another one
-for a certificate that is shown in the handshake. Whatever else comes is turned away before it is looked into: by size,
-by time, and by the number of wrong tokens from one address. Tokens, keys and requests stand in no log.
+Three paths (`fleet_protocol/enrolment.py`): what boards are to trust, for everybody; a certificate for a token; another
+one for a certificate that is shown in the handshake. Whatever else comes is turned away before it is looked into: by
+size, by time, and by the number of wrong tokens from one address. Tokens, keys and requests stand in no log.
 """
 
 import asyncio
@@ -30,12 +30,13 @@ from fleet_manager.enrolment import Enrolment
 from fleet_manager.fleet_folder import FleetFolder
 from fleet_manager.token_book import Refused
 from fleet_protocol.enrolment import (
-    CA_PATH,
     ENROLL_PATH,
     MAX_REQUEST_BYTES,
     RENEW_PATH,
+    TRUST_PATH,
     Admission,
     EnrollRequest,
+    FleetTrust,
     Refusal,
     RenewRequest,
 )
@@ -49,6 +50,7 @@ _CONNECTION_LIMIT_S: Final = 30.0
 _GOODBYE_S: Final = 5
 _PEER: Final = "certificate"
 
+_Answer = Admission | FleetTrust | Refusal
 WishT = TypeVar("WishT", EnrollRequest, RenewRequest)
 
 
@@ -72,7 +74,6 @@ class Depot:
 
     def __init__(self, root: Path) -> None:
         self._enrolment = Enrolment(root)
-        self._ca = FleetFolder(root).authority.certificate_pem
         self._backoff = Backoff(time.monotonic)
         self.failure: Exception | None = None
         self.stop: Callable[[], None] = lambda: None
@@ -81,14 +82,14 @@ class Depot:
         """The application."""
         return Starlette(
             routes=[
-                Route(CA_PATH, self._give_ca, methods=["GET"]),
+                Route(TRUST_PATH, self._answered(self._give_trust), methods=["GET"]),
                 Route(ENROLL_PATH, self._answered(self._enroll), methods=["POST"]),
                 Route(RENEW_PATH, self._answered(self._renew), methods=["POST"]),
             ]
         )
 
-    async def _give_ca(self, _request: Request) -> Response:
-        return Response(self._ca, media_type="application/x-pem-file")
+    async def _give_trust(self, _request: Request) -> FleetTrust:
+        return await run_in_threadpool(self._enrolment.trust)
 
     async def _enroll(self, request: Request) -> Admission:
         address = _address(request)
@@ -122,7 +123,7 @@ class Depot:
         if wait_s > 0:
             raise _TurnedAway(429, f"too many tries; the next is answered in {wait_s:.0f} s")
 
-    def _answered(self, grant: Callable[[Request], Awaitable[Admission]]) -> Callable[[Request], Awaitable[Response]]:
+    def _answered(self, grant: Callable[[Request], Awaitable[_Answer]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
                 return _json(await grant(request), status=200)
@@ -223,6 +224,6 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-def _json(answer: Admission | Refusal, *, status: int) -> Response:
+def _json(answer: _Answer, *, status: int) -> Response:
     body: Any = msgspec.json.encode(answer)
     return Response(body, status_code=status, media_type="application/json", headers={"connection": "close"})

@@ -16,7 +16,7 @@ from fleet_manager.authority import PublicKey
 from fleet_manager.broker_files import ROLES
 from fleet_manager.fleet_folder import FleetFolder
 from fleet_manager.token_book import Refused, TokenBook
-from fleet_protocol.enrolment import Admission, EnrollRequest, EnrolmentToken, fingerprint
+from fleet_protocol.enrolment import Admission, EnrollRequest, EnrolmentToken, FleetTrust, certificate_fingerprint
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 _UNPRINTABLE: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -34,6 +34,10 @@ class Enrolment:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def trust(self) -> FleetTrust:
+        """What boards are to trust."""
+        return FleetFolder(self._root).trust
+
     def make_token(self, board_id: str, *, minutes: float) -> EnrolmentToken:
         """Make a token; earlier ones of this board count no more.
 
@@ -49,7 +53,7 @@ class Enrolment:
                     f"board {board_id!r} has a certificate that is valid; was it lost or stolen, `edgerl broker revoke "
                     f"{board_id}` first",
                 )
-            token = EnrolmentToken.new(board_id, ca_pem=folder.authority.certificate_pem)
+            token = EnrolmentToken.new(board_id, trust=folder.trust)
             folder.audit.append("token_made", name=board_id, minutes=minutes)
             _tokens(folder).add(token, valid_s=minutes * 60.0)
         return token
@@ -116,7 +120,7 @@ def _check_may_renew(folder: FleetFolder, name: str, certificate: x509.Certifica
 
 def _admit(folder: FleetFolder, name: str, public_key: PublicKey, *, deed: str, address: str) -> Admission:
     admission = folder.admit(name, public_key)
-    folder.audit.append(deed, name=name, address=address, certificate=fingerprint(admission.certificate.encode()))
+    folder.audit.append(deed, name=name, address=address, certificate=certificate_fingerprint(admission.certificate))
     return admission
 
 

@@ -23,7 +23,7 @@ from fleet_manager.fleet_plan import FleetPlan, check_host, checked
 from fleet_manager.key_folder import GRANTS, KeyFolder
 from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
 from fleet_protocol.audit import AuditLog
-from fleet_protocol.enrolment import Admission
+from fleet_protocol.enrolment import Admission, FleetTrust
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.private_files import write_private, write_public
 
@@ -114,6 +114,13 @@ class FleetFolder:
         return self._authority
 
     @property
+    def trust(self) -> FleetTrust:
+        """What boards are to trust."""
+        return FleetTrust(
+            ca=self._authority.certificate_pem.decode("ascii"), root_public=self.keys.root_public().decode("ascii")
+        )
+
+    @property
     def private(self) -> Path:
         """What stays with the operator."""
         return self._root / "authority"
@@ -180,9 +187,7 @@ class FleetFolder:
         self._write_rules()  # a name that had been revoked is good again
         return Admission(
             certificate=certificate.decode("ascii"),
-            ca=self._authority.certificate_pem.decode("ascii"),
             settings=self._settings("board", cert="client.pem", key="client.pem"),
-            root_public=self.keys.root_public().decode("ascii"),
         )
 
     def make_depot(self, hosts: Sequence[str]) -> Path:

@@ -1,8 +1,8 @@
 """What a board and its fleet's depot say to each other, once, before the board has a certificate.
 
 A token is what the operator gives to a board's owner: whose certificate it is for, a secret that counts once, and the
-fingerprint of the fleet's CA, so that the board knows the depot at first contact without a file. All of it is JSON over
-HTTPS: the board asks for `CA_PATH` and compares it with the fingerprint, and only then shows the secret.
+fingerprint of what the board is to trust, so that it knows the depot at first contact without a file. All of it is JSON
+over HTTPS: the board asks for `TRUST_PATH` and compares it with the fingerprint, and only then shows the secret.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from fleet_protocol.topics import BadName, checked_name
 
-CA_PATH: Final = "/ca.crt"
+TRUST_PATH: Final = "/trust"
 ENROLL_PATH: Final = "/enroll"
 RENEW_PATH: Final = "/renew"
 DEFAULT_DEPOT_PORT: Final = 8443
@@ -33,6 +33,19 @@ class BadToken(ValueError):
     """A text that is no token; says what was expected, and nothing of what came, which may hold a secret."""
 
 
+class FleetTrust(Struct, frozen=True, kw_only=True):
+    """What a board is to trust from its first day on; nothing of it is secret."""
+
+    ca: Pem
+    """The CA's certificate: the broker and the depot have one of its."""
+    root_public: Pem
+    """The public key that vouches for all that a board acts on."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of both, in hex."""
+        return hashlib.sha256(f"{self.ca}\0{self.root_public}".encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class EnrolmentToken:
     """The right to one certificate.
@@ -40,17 +53,17 @@ class EnrolmentToken:
     Attributes:
         board_id: Whose.
         secret: 192 random bits, of which the depot knows the hash only.
-        ca_fingerprint: SHA-256 of the fleet's CA certificate, in hex.
+        fingerprint: Of the fleet's FleetTrust.
     """
 
     board_id: str
     secret: str
-    ca_fingerprint: str
+    fingerprint: str
 
     @classmethod
-    def new(cls, board_id: str, *, ca_pem: bytes) -> "EnrolmentToken":
+    def new(cls, board_id: str, *, trust: FleetTrust) -> "EnrolmentToken":
         """Make one."""
-        return cls(board_id, secrets.token_urlsafe(_SECRET_BYTES), fingerprint(ca_pem))
+        return cls(board_id, secrets.token_urlsafe(_SECRET_BYTES), trust.fingerprint())
 
     @classmethod
     def parse(cls, text: str) -> "EnrolmentToken":
@@ -62,14 +75,14 @@ class EnrolmentToken:
         parts: list[str] = text.strip().split(":")
         if len(parts) != len(fields(cls)):
             raise BadToken("expected a token BOARD:SECRET:FINGERPRINT, as `edgerl enroll BOARD --token` prints it")
-        board_id, secret, ca_fingerprint = parts
+        board_id, secret, fingerprint = parts
         try:
             checked_name(board_id, what="board")
         except BadName as error:
             raise BadToken("the token does not begin with a board's id; was it copied as a whole?") from error
-        if not (_SECRET.fullmatch(secret) and _FINGERPRINT.fullmatch(ca_fingerprint)):
+        if not (_SECRET.fullmatch(secret) and _FINGERPRINT.fullmatch(fingerprint)):
             raise BadToken("the token is cut or changed; was it copied as a whole?")
-        return cls(board_id, secret, ca_fingerprint)
+        return cls(board_id, secret, fingerprint)
 
     @property
     def secret_hash(self) -> bytes:
@@ -77,7 +90,7 @@ class EnrolmentToken:
         return hash_secret(self.secret)
 
     def __str__(self) -> str:
-        return f"{self.board_id}:{self.secret}:{self.ca_fingerprint}"
+        return f"{self.board_id}:{self.secret}:{self.fingerprint}"
 
     def __repr__(self) -> str:
         return f"EnrolmentToken({self.board_id!r})"  # a traceback is a log too
@@ -104,11 +117,8 @@ class Admission(Struct, frozen=True, kw_only=True):
     """What makes a key a member of the fleet."""
 
     certificate: Pem
-    ca: Pem
     settings: Annotated[str, Meta(max_length=8_192)]
     """Text of the board's edgerl.toml."""
-    root_public: Pem = ""
-    """The fleet's root public key, where it has one."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -122,10 +132,6 @@ def hash_secret(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def fingerprint(certificate_pem: bytes) -> str:
-    """SHA-256 of a certificate, in hex.
-
-    Raises:
-        ValueError: It is no PEM.
-    """
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate_pem.decode("ascii"))).hexdigest()
+def certificate_fingerprint(pem: str) -> str:
+    """SHA-256 of a certificate, in hex, as other tools print it."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()

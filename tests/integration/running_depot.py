@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge_actor.enrol import DepotClient
+from edge_actor.enrol import DepotClient, context_for
 from edgerl.broker import free_port
 from fleet_manager.enrolment import Enrolment
 from fleet_manager.fleet_folder import FleetFolder
 from fleet_protocol.client_identity import NewIdentity
-from fleet_protocol.enrolment import ENROLL_PATH, Admission, EnrollRequest, EnrolmentToken
+from fleet_protocol.enrolment import ENROLL_PATH, EnrollRequest, EnrolmentToken
 from fleet_protocol.exit_codes import ProgramError
 
 EDGERL = Path(sys.executable).with_name("edgerl")
@@ -47,10 +47,11 @@ class RunningDepot:
         identity, client = NewIdentity(token.board_id), DepotClient(self.url)
         wish = EnrollRequest(board_id=token.board_id, secret=token.secret, csr=identity.request_pem())
         try:
-            admission: Admission = client.ask(ENROLL_PATH, wish, client.pinned_context(token.ca_fingerprint))
+            trust = client.trust(token)
+            admission = client.ask(ENROLL_PATH, wish, context_for(trust))
         except ProgramError as error:
             return str(error)
-        identity.with_certificate(admission.certificate, ca_pem=admission.ca)
+        identity.with_certificate(admission.certificate, ca_pem=trust.ca)
         return admission.certificate
 
     def post(self, path: str, body: bytes, *, shown: Path | None = None) -> tuple[int, dict[str, Any]]:
@@ -79,7 +80,7 @@ class RunningDepot:
 @contextmanager
 def running_depot(root: Path, folder: Path) -> Iterator[RunningDepot]:
     """Start a depot, and end it."""
-    depot = RunningDepot(root, folder / "depot.log")
+    depot = RunningDepot(root, folder / f"depot-of-{root.name}.log")
     try:
         deadline = time.monotonic() + 60
         while "The depot is at" not in depot.said():

@@ -114,6 +114,13 @@ def test_a_board_pauses_evaluates_and_resumes(fleet: Fleet, telemetry: Callable[
     assert fleet.audit.verify() == []
 
 
+def test_a_board_that_rests_says_so_again(fleet: Fleet, telemetry: Callable[[], Telemetry]):
+    results = [json.loads(fleet.command("b1", "pause").stdout)["result"] for _ in range(2)]
+    fleet.command("b1", "evaluate", "--episodes", "1")
+    results.append(json.loads(fleet.command("b1", "pause").stdout)["result"])
+    assert [result["produced"] for result in results] == [results[0]["produced"]] * 3
+
+
 def test_a_command_that_a_board_cannot_carry_out_says_so(fleet: Fleet, telemetry: Callable[[], Telemetry]):
     said = fleet.command("b1", "evaluate", "--policy-version", "999999", "--episodes", "1")
     assert said.returncode == ExitCode.COMMAND_FAILED

@@ -1,5 +1,6 @@
 """The depot gives what it must and nothing else: names are the token's, limits hold, and a board's files are whole."""
 
+import base64
 import json
 import stat
 import subprocess
@@ -44,6 +45,14 @@ def csr(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, *, name: str = "b1"
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def forged(csr_pem: str) -> str:
+    """The same, with another signature, as from somebody who has not the key."""
+    der = bytearray(base64.b64decode("".join(csr_pem.splitlines()[1:-1])))
+    der[-1] ^= 1
+    body = base64.encodebytes(der).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+
+
 def wish(depot: RunningDepot, csr_pem: str, board_id: str = "b1") -> bytes:
     return json.dumps({"board_id": board_id, "secret": depot.token(board_id).secret, "csr": csr_pem}).encode()
 
@@ -83,7 +92,7 @@ def test_a_csr_that_is_none_uses_no_token_up(depot: RunningDepot, kind: str):
         "other curve": csr(ec.generate_private_key(ec.SECP384R1())),
         "garbage": "no PEM",
         "certificate": (depot.root / "authority/ca.crt").read_text(),
-        "forged": good[:200] + ("A" if good[200] != "A" else "B") + good[201:],
+        "forged": forged(good),
     }[kind]
     secret, before = depot.token("b1").secret, depot.issued()
     body = {"board_id": "b1", "secret": secret, "csr": bad}
