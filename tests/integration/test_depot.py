@@ -167,7 +167,7 @@ def test_a_board_of_another_fleet_renews_nothing(depot: RunningDepot, tmp_path: 
     files = FleetFolder(tmp_path / "other").enroll("b1")
     both = tmp_path / "stranger.pem"
     both.write_bytes((files / "client.key").read_bytes() + (files / "client.crt").read_bytes())
-    with pytest.raises(OSError, match=r"(?i)unknown.ca|reset|broken|closed"):
+    with pytest.raises(OSError, match=r"(?i)unknown.ca|reset|broken|closed|eof"):
         depot.post("/renew", b"{}", shown=both)
 
 
