@@ -9,7 +9,7 @@ from typing import Any, Final
 
 NAMES: Final = (
     *("board_step", "network_step", "policy_export", "bytes_per_step"),
-    *("publish_to_act", "agent_memory", "real_time", "time_to_threshold"),
+    *("frame_signing", "publish_to_act", "agent_memory", "real_time", "time_to_threshold"),
 )
 RESULTS: Final = Path("benchmark-results")
 

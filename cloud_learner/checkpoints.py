@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.whole_files import sync_folder
 
 _VERSION_BLOCK: Final = 1000
 
@@ -145,8 +146,4 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 def _rename_durably(draft: Path, path: Path) -> None:
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -29,6 +29,10 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Folder for checkpoints; a run found there is resumed."""
     report: str = ""
     """File for the report (JSON); empty = none."""
+    signing_key: str = ""
+    """File of the private key that signs what boards act on; empty = unsigned, on loopback."""
+    keyring: str = ""
+    """File of the keyring in which the fleet's root key names that key."""
 
     env_id: str = "CartPole-v1"
     """The environment, as boards know it."""

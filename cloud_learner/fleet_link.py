@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Self
 
 from cloud_learner.delivery_ledger import BootKey
+from cloud_learner.signer import SigningKeys
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
+from fleet_protocol.signing import FrameRefused, Signer, open_frame, seal_frame
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
 Handler = Callable[[TopicAddress, bytes, int], None]
@@ -26,9 +28,12 @@ class FleetLink:
     Args:
         address: The broker.
         fleet: The fleet's name.
+        keys: Sign what boards act on; None leaves it unsigned, for loopback.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str) -> None:
+    def __init__(self, address: BrokerAddress, *, fleet: str, keys: SigningKeys | None = None) -> None:
+        self._keys = keys
+        self._run: RunSpec | None = None
         self._topics = FleetTopics(fleet)
         self._retained: dict[str, bytes] = {}
         self._handler: Handler | None = None
@@ -91,10 +96,28 @@ class FleetLink:
                 handler(*arrival)
             self._backlog.clear()
 
+    def signer(self) -> Signer | None:
+        """What signs now; None without keys."""
+        return self._keys.signer if self._keys else None
+
+    def follow_keys(self) -> str:
+        """Use keys that have been replaced, and sign the run with them too; returns what is wrong with the keys."""
+        if self._keys is None:
+            return ""
+        if self._keys.follow() and self._run is not None:
+            self.publish_run(self._run)
+        return self._keys.problem
+
     def publish_run(self, run: RunSpec) -> None:
         """Tell the boards what to do."""
+        self._run = run
         frame = seal_frame(
-            encode(run), kind="run", version=run.generation, run_id=run.run_id, valid_s=10 * 365 * 86_400.0
+            encode(run),
+            kind="run",
+            version=run.generation,
+            run_id=run.run_id,
+            valid_s=10 * 365 * 86_400.0,
+            signer=self.signer(),
         )
         self._publish_and_keep(self._topics.run, frame)
 
@@ -117,7 +140,8 @@ class FleetLink:
 
     def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
         """Command a board, and return the counter by which its reply is known."""
-        self._command_counter += 1
+        # One counter for each key and board, and no file: a clock rises over the learner's restarts too.
+        self._command_counter = max(self._command_counter + 1, utc_milliseconds())
         frame = seal_frame(
             encode(command),
             kind="command",
@@ -126,13 +150,14 @@ class FleetLink:
             target=board_id,
             issuer=self._issuer,
             valid_s=600.0,
+            signer=self.signer(),
         )
         self._connection.publish(self._topics.down(board_id, "command"), frame)
         return self._command_counter
 
     @property
     def _issuer(self) -> str:
-        # A counter rises per issuer's key; until there are keys, each start of a learner is an issuer of its own.
+        # A counter rises per issuer's key; without keys, each start of a learner is an issuer of its own.
         return f"learner-{id(self):x}"
 
     def _publish_and_keep(self, topic: str, payload: bytes) -> None:

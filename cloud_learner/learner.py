@@ -265,6 +265,7 @@ class Learner:
             frame_stack=self._run.frame_stack,
             has_old_runtime=lambda: self._book.has_runtime(_OLD_RUNTIME),
             max_bytes_per_s=self._settings.max_publish_bytes_per_s,
+            signer=self._link.signer,
         )
 
     def _beat(self, *, force: bool = False) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cloud_learner.calibration import imagined_observations
 from cloud_learner.checkpoints import VersionCounter
 from compressor import CompressedPolicy, CompressionRecipe, PolicyGraph, Precision, WeightScales, compress
-from fleet_protocol.signing import seal_frame
+from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
 from fleet_protocol.trajectory import Head
@@ -57,6 +57,7 @@ class PolicyPublisher:
         frame_stack: Observations that make what the policy sees, for the metadata too.
         has_old_runtime: Whether a live board runs a runtime that cannot read a scale for each row.
         max_bytes_per_s: Bound on what is published.
+        signer: What signs the frames now; None leaves them unsigned.
 
     Attributes:
         version: The newest published version, 0 before the first.
@@ -78,6 +79,7 @@ class PolicyPublisher:
         frame_stack: int,
         has_old_runtime: Callable[[], bool],
         max_bytes_per_s: float,
+        signer: Callable[[], Signer | None] = lambda: None,
     ) -> None:
         self._publish = publish
         self._versions = versions
@@ -89,6 +91,7 @@ class PolicyPublisher:
         self._frame_stack = frame_stack
         self._has_old_runtime = has_old_runtime
         self._max_bytes_per_s = max_bytes_per_s
+        self._signer = signer
         self._changed = threading.Condition()
         self._offered: Snapshot | None = None
         self._busy = False
@@ -161,6 +164,7 @@ class PolicyPublisher:
             run_id=self._run_id,
             target=self._group,
             issued_monotonic_ns=time.monotonic_ns(),
+            signer=self._signer(),
         )
         # The version counts as published before boards can answer with it.
         self.version = version

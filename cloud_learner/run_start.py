@@ -14,9 +14,10 @@ from cloud_learner.config import LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
+from cloud_learner.signer import SigningKeys
 from compressor import CompressionRecipe, Precision, UnknownRecipeError
 from fleet_protocol.address import broker_address
-from fleet_protocol.clock import utc_timestamp
+from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import LearnerReport, RunSpec
 
@@ -44,10 +45,13 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))
     saved = SavedRun.load(state)
-    with FleetLink(address, fleet=settings.fleet) as link:
+    keys = SigningKeys.of(settings)
+    with FleetLink(address, fleet=settings.fleet, keys=keys) as link:
         link.wait_connected(_CONNECT_WAIT_S)
-        retained_run, retained_report = link.last_run()
-        run = _resumed_run(settings, saved) or _new_run(settings, above=retained_run)
+        # With keys nothing counts that a stranger may have left on the broker.
+        retained_run, retained_report = (None, None) if keys else link.last_run()
+        above = retained_run.generation if retained_run else 0
+        run = _resumed_run(settings, saved) or _new_run(settings, above=above)
         learner = Learner(settings, run, link=link, device=device, recipe=recipe, saved=saved)
         versions = VersionCounter(state, above=_highest_version(saved, retained_report))
         return learner.lead(state, versions, should_stop)
@@ -94,11 +98,11 @@ def _checked(settings: LearnerSettings) -> LearnerSettings:
     return replace(settings, **_WITH_A_CLOCK)
 
 
-def _new_run(settings: LearnerSettings, *, above: RunSpec | None) -> RunSpec:
+def _new_run(settings: LearnerSettings, *, above: int) -> RunSpec:
     return RunSpec(
         run_id=uuid.uuid4().hex[:12],
         # The time, so that boards which remember runs of a broker that is gone take this one for the newer.
-        generation=max(above.generation + 1 if above else 1, int(utc_timestamp())),
+        generation=max(above + 1, utc_milliseconds()),
         env_id=settings.env_id,
         env_kwargs=settings.env_kwargs,
         unroll_length=settings.unroll_length,

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-policy-every-s", type=float, help="seconds between policies kept there (default 300)")
     parser.add_argument("--step-timeout-s", type=float, help="seconds that a step may take at most (default 30)")
     parser.add_argument("--telemetry-period-s", type=float, help="seconds between telemetry messages (default 2)")
+    parser.add_argument("--root-key", metavar="FILE", help="root public key: act only on signed frames")
+    parser.add_argument("--clock-floor-s", type=float, help="UTC seconds when this board was flashed (default 0)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 

@@ -70,10 +70,8 @@ class Commander:
         """Begin to carry out a command.
 
         Raises:
-            FrameRefused: It is for another board, or its counter is not above the last one of its issuer.
+            FrameRefused: Its counter is not above the last one of its issuer.
         """
-        if header.target != self._board_id:
-            raise FrameRefused("target", f"a command for {header.target!r} came to {self._board_id!r}")
         if header.version <= self._counters.get(header.issuer, 0):
             raise FrameRefused("replayed", f"command {header.version} of {header.issuer} was seen before")
         self._counters[header.issuer] = header.version

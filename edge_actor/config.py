@@ -34,8 +34,7 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     outbox_bytes: int = 64 * 1024 * 1024
     """Bytes of unacked windows that are kept, in memory and on disk; beyond that the oldest are dropped, counted."""
     state: str = "edgerl-board"
-    """Folder for what survives a restart (unacked windows, the run, the last good policy), in a folder of the board's
-    id; empty = nothing is kept."""
+    """Folder for what survives a restart, in a folder of the board's id; empty = nothing is kept."""
     spill_after_s: Annotated[float, Meta(gt=0.0)] = 10.0
     """Windows that are unacked for so long go to disk: a power cut costs at most what came in so many seconds."""
     keep_policy_every_s: Annotated[float, Meta(ge=0.0)] = 300.0
@@ -44,6 +43,10 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     """Seconds that a reset or a step of the environment may take before its worker is ended and replaced."""
     telemetry_period_s: float = 2.0
     """Seconds between telemetry messages."""
+    root_key: str = ""
+    """File of the fleet's root public key: only signed frames are acted on; empty = unsigned ones, on loopback."""
+    clock_floor_s: Annotated[float, Meta(ge=0.0)] = 0.0
+    """UTC seconds before which this board's clock is known to be wrong: when it was flashed."""
 
 
 def default_board_id() -> str:

@@ -7,7 +7,6 @@ every record carries a CRC.
 """
 
 import logging
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from edge_actor.spill_records import account_records, read_account, read_window,
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import EarlierBoot
 from fleet_protocol.sequences import SequenceSet
+from fleet_protocol.whole_files import sync_folder
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class SpillFile:
         if not self._path.parent.is_dir():
             self._path.parent.mkdir(parents=True)
             for folder in list(self._path.parents)[1:3]:
-                _sync_folder(folder)
+                sync_folder(folder)
         connection = sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
         try:
             connection.text_factory = _lenient_text
@@ -273,12 +273,3 @@ def _require_unreadable(error: sqlite3.Error) -> None:
 
 def _lenient_text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")  # the CRC finds what is wrong with it
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a new entry of a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,36 +13,36 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
+from edge_actor.board_files import BoardFiles
 from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox, require_our_protocol
 from edge_actor.board_memory import BoardMemory
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
 from edge_actor.diary import Diary
+from edge_actor.frame_gate import FrameGate
 from edge_actor.outbox import Outbox
 from edge_actor.outbox_entry import OutboxEntry
 from edge_actor.outbox_keeper import OutboxKeeper
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.presence import Presence
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
 from fleet_protocol.address import broker_address
-from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import (
     Ack,
-    Birth,
     Command,
     CommandReply,
-    Death,
+    FrameHeader,
     LearnerReport,
     RunSpec,
     Status,
     TrajectoryMessage,
 )
-from fleet_protocol.signing import ALL_BOARDS, FrameRefused, open_frame
+from fleet_protocol.signing import ALL_BOARDS, FrameRefused
 
 _log = logging.getLogger(__name__)
 
-_SOFTWARE: Final = "edgerl 0.1.0"
 _TICK_S: Final = 0.25
 _HEARTBEATS_BEHIND: Final = 2
 
@@ -55,8 +55,8 @@ class Supervisor:
         board_id: This board.
 
     Raises:
-        ProgramError: The broker's address is not allowed, a file for TLS is not usable, or another agent uses the board's
-            state folder.
+        ProgramError: The broker's address is not allowed, a file for TLS or a key is not usable, or another agent uses
+            the board's state folder.
     """
 
     def __init__(self, settings: BoardSettings, *, board_id: str) -> None:
@@ -64,7 +64,6 @@ class Supervisor:
         self._settings = settings
         self._board_id = board_id
         self._boot_id = uuid.uuid4().hex[:12]
-        self._unsigned_allowed = address.is_loopback
         self._inbox = Inbox()
         self._link = BoardLink(
             address, fleet=settings.fleet, board_id=board_id, boot_id=self._boot_id, inbox=self._inbox
@@ -81,13 +80,18 @@ class Supervisor:
             warn=self._diary.warn,
         )
         self._keeper.recover()
-        self._shelf = PolicyShelf()
-        self._memory = BoardMemory(
-            folder,
-            keep_policy_every_s=settings.keep_policy_every_s,
-            unsigned_allowed=self._unsigned_allowed,
-            count=self._diary.count,
+        files = BoardFiles(folder, count=self._diary.count)
+        self._gate = FrameGate(
+            settings.root_key,
+            fleet=settings.fleet,
+            clock_floor_s=settings.clock_floor_s,
+            is_loopback=address.is_loopback,
+            files=files,
+            keep_every_s=settings.keep_policy_every_s,
         )
+        self._memory = BoardMemory(files, self._gate, keep_policy_every_s=settings.keep_policy_every_s)
+        self._presence = Presence(board_id, self._boot_id, workers=settings.workers, link=self._link, diary=self._diary)
+        self._shelf = PolicyShelf()
         self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
         self._commander = Commander(
             board_id,
@@ -98,11 +102,8 @@ class Supervisor:
             reply=self._reply,
         )
         self._run: RunSpec | None = None
+        self._run_header: FrameHeader | None = None
         self._waiting_policy: HeldPolicy | None = None
-        self._session_id = ""
-        self._announced: Birth | None = None
-        self._was_announced = False
-        self._strangers: set[str] = set()
         self._heartbeats_behind = 0
         self._stopping = False
 
@@ -123,31 +124,33 @@ class Supervisor:
                     self._handle(event)
                 self._workforce.receive()
                 self._commander.answer()
-                self._announce_changes()
+                self._presence.announce(self._run, self._workforce)
                 self._send_windows()
                 self._keeper.keep()
                 self._send_telemetry()
                 self._memory.keep_policy(self._shelf.last_good)
+                self._gate.keep()
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
+            self._gate.keep(now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
             self._keeper.close()
-            self._link.close(self._session_id)
+            self._link.close(self._presence.session_id)
             self._inbox.close()
 
     def _recall(self) -> None:
-        run, policy = self._memory.recall_run(), self._memory.recall_policy()
-        if run is not None and policy is not None and policy.header.run_id == run.run_id:
-            self._begin_run(run)
+        kept = self._memory.recall()
+        if kept is not None:
+            (header, run), policy = kept
+            self._begin_run(header, run)
             self._accept_policy(policy, group=run.group)
 
     # --- what comes from the network --------------------------------------------------------------------------------
 
     def _handle(self, event: Connected | Arrived) -> None:
         if isinstance(event, Connected):
-            self._session_id = event.session_id
-            self._announced = None
+            self._presence.begin_session(event.session_id)
             self._outbox.resend_all()
             return
         kind = event.address.kind
@@ -168,28 +171,31 @@ class Supervisor:
             case "learner":
                 self._take_heartbeat(decode(payload, LearnerReport))
             case "status" if subject == self._board_id:
-                self._take_own_status(decode(payload, Status))
+                self._presence.hear(decode(payload, Status))
             case "ack" if subject == self._board_id:
                 self._take_ack(decode(payload, Ack))
             case "command" if subject == self._board_id:
-                header, body = open_frame(payload, kind="command", unsigned_allowed=self._unsigned_allowed)
+                header, body = self._gate.open(payload, kind="command", target=self._board_id)
                 self._commander.take(header, decode(body, Command))
+                self._gate.note(header)
             case _:
                 self._diary.counters[f"{kind}_unexpected"] += 1
 
     def _take_run(self, payload: bytes) -> None:
-        header, body = open_frame(payload, kind="run", unsigned_allowed=self._unsigned_allowed)
+        header, body = self._gate.open(payload, kind="run", target=ALL_BOARDS)
         run = decode(body, RunSpec)
         if (header.run_id, header.version) != (run.run_id, run.generation):
             raise FrameRefused("mixed", "the frame's header names another run than its body")
-        if self._run is not None and run.generation <= self._run.generation:
+        is_older = self._run is not None and run.generation <= self._run.generation
+        if is_older and not self._gate.is_revoked(self._run_header):
             return  # the retained message again, or an old one
         self._memory.keep_run(payload)
-        self._begin_run(run)
+        self._gate.note(header)
+        self._begin_run(header, run)
 
-    def _begin_run(self, run: RunSpec) -> None:
+    def _begin_run(self, header: FrameHeader, run: RunSpec) -> None:
         _log.info("run %s: %s", run.run_id, run.env_id)
-        self._run = run
+        self._run, self._run_header = run, header
         self._shelf.begin_run()
         for entry in self._outbox.drop_stale(run_id=run.run_id, max_age_s=run.max_age_s):
             self._diary.counters["windows_dropped"] += 1
@@ -200,18 +206,24 @@ class Supervisor:
             self._accept_policy(waiting, group=waiting.header.target)
 
     def _take_policy(self, group: str, payload: bytes) -> None:
-        header, body = open_frame(payload, kind="policy", unsigned_allowed=self._unsigned_allowed)
+        header, body = self._gate.open(payload, kind="policy", target=group)
         self._accept_policy(HeldPolicy(header, body, frame=payload), group=group)
 
     def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
         if self._run is None or policy.header.run_id != self._run.run_id:
             self._waiting_policy = policy  # its RunSpec may be on its way
             return
-        if group != policy.header.target or group not in (self._run.group, ALL_BOARDS):
+        if self._gate.is_revoked(policy.header):
+            self._diary.count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
+            return
+        if group not in (self._run.group, ALL_BOARDS):
             raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
         if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
             return  # retained, and sent again
+        if self._shelf.newest is not None and self._gate.is_revoked(self._shelf.newest.header):
+            self._shelf.begin_run()
         self._shelf.accept(policy)
+        self._gate.note(policy.header)
         self._workforce.load_newest()
 
     def _take_heartbeat(self, report: LearnerReport) -> None:
@@ -222,19 +234,6 @@ class Supervisor:
             self._heartbeats_behind = 0
             self._diary.counters["resubscribed"] += 1
             self._link.ask_again()
-
-    def _take_own_status(self, status: Birth | Death) -> None:
-        if isinstance(status, Death) and status.session_id != self._session_id:
-            self._announced = None  # a late will of an old session: say that we live
-        if status.boot_id != self._boot_id and self._was_announced:
-            self._strangers.add(status.session_id)
-            # Our birth was retained over whatever stood there, so a later one is of somebody who lives. An agent that
-            # was here before us leaves one late will; two sessions of it are one too many.
-            if isinstance(status, Birth) or len(self._strangers) > 1:
-                self._diary.count(
-                    "board_id_taken",
-                    f"another live agent calls itself {self._board_id}: give each board its own --board",
-                )
 
     def _take_ack(self, ack: Ack) -> None:
         now = time.monotonic()
@@ -252,30 +251,6 @@ class Supervisor:
         self._diary.merge(window.sketches)
 
     # --- what goes out ----------------------------------------------------------------------------------------------
-
-    def _announce_changes(self) -> None:
-        birth = self._birth()
-        if self._link.is_connected and birth != self._announced:
-            self._link.send_birth(birth)
-            self._announced = birth
-            self._was_announced = True
-
-    def _birth(self) -> Birth:
-        ready = self._workforce.ready
-        return Birth(
-            board_id=self._board_id,
-            boot_id=self._boot_id,
-            session_id=self._session_id or "none",
-            software=_SOFTWARE,
-            runtime=ready.runtime if ready else "",
-            kernel_boot_id=kernel_boot_id(),
-            run_id=self._run.run_id if self._run and (ready or self._workforce.problem) else "",
-            observation_space=ready.observation_space if ready else None,
-            action_space=ready.action_space if ready else None,
-            workers=self._settings.workers,
-            copies=self._workforce.copies,
-            problem=self._workforce.problem,
-        )
 
     def _send_windows(self) -> None:
         if self._run is not None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgerl.identity_commands import add_identity_commands
+from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.add_typer(broker_app, name="broker")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(config_app, name="config")
 add_identity_commands(app, broker_app)
+app.add_typer(keys_app, name="keys")
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

@@ -1,13 +1,15 @@
 """A fleet's identities in one folder: what is made where, and what is copied to which machine.
 
-`authority/` holds the CA and stays with the operator; `broker/` goes to the broker's machine; `learner/`, `manager/`,
-`monitor/` and each of `boards/<id>/` hold one program's credentials, with settings that name them.
+`authority/` holds the CA, and `keys/` the keys that sign what boards act on: both stay with the operator. `broker/`
+goes to the broker's machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold one program's
+credentials, with settings that name them.
 """
 
 import ipaddress
 import os
 import pwd
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,12 +18,18 @@ import msgspec
 
 from fleet_manager.authority import CertificateAuthority, key_pem, new_key
 from fleet_manager.broker_files import ROLES, access_rules, mosquitto_conf
+from fleet_manager.key_folder import GRANTS, KeyFolder
 from fleet_manager.private_files import write_private, write_public
 from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.topics import BadName, checked_name
 
 _BROKER: Final = "broker"
+_KEYRING_DAYS: Final = 365.0
+_KEY_SETTINGS: Final = {
+    "board": 'root_key = "root.pub"\n',
+    "learner": 'signing_key = "signing.key"\nkeyring = "keyring"\n',
+}
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _MOSQUITTO_USER: Final = "mosquitto"
 """What mosquitto becomes when root starts it, before it reads its files."""
@@ -84,12 +92,24 @@ class FleetFolder:
         CertificateAuthority.create(folder, name=f"EdgeRL fleet {fleet}")
         plan = FleetPlan(fleet=fleet, hosts=list(hosts), port=port)
         write_public(folder / "fleet.json", msgspec.json.encode(plan))
+        shutil.rmtree(root / "keys", ignore_errors=True)
+        KeyFolder(root / "keys").init(fleet=fleet, days=_KEYRING_DAYS)
         fleet_folder = cls(root)
         fleet_folder.renew(_BROKER)
         for role in ROLES:
             (fleet_folder.credentials(role) / "edgerl.toml").unlink(missing_ok=True)  # it may name another broker
             fleet_folder.renew(role)
         return fleet_folder
+
+    @property
+    def keys(self) -> KeyFolder:
+        """The keys that sign; after a change of theirs `hand_out_keys` brings it to where it is needed."""
+        return KeyFolder(self._root / "keys")
+
+    def hand_out_keys(self) -> None:
+        """Write the signing keys, the keyring and the root's public key into the folders of those that need them."""
+        for name in (*GRANTS, *(folder.name for folder in sorted((self._root / "boards").glob("*/")))):
+            self._hand_out_keys(name)
 
     @property
     def broker(self) -> Path:
@@ -167,17 +187,26 @@ class FleetFolder:
         write_public(folder / "ca.crt", self._authority.certificate_pem)
         write_private(folder / "client.key", key_pem(key))
         write_public(folder / "client.crt", certificate)
+        self._hand_out_keys(name)
         settings = folder / "edgerl.toml"
         if name != "manager" and not settings.exists():  # its owner may have added to it
             write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
         self._write_rules()  # a name that had been revoked is good again
         return folder
 
+    def _hand_out_keys(self, name: str) -> None:
+        folder = self.credentials(name)
+        if name in GRANTS:
+            for file, content in self.keys.signing_files(name).items():
+                write_private(folder / file, content)
+        elif name not in ROLES:
+            write_public(folder / "root.pub", self.keys.root_public())
+
     def _settings(self, table: str) -> str:
         address = BrokerAddress(self._plan.hosts[0], self._plan.port)
         return (
             f'[{table}]\nbroker = "{address}"\nfleet = "{self._plan.fleet}"\n'
-            'ca = "ca.crt"\ncert = "client.crt"\nkey = "client.key"\n'
+            f'ca = "ca.crt"\ncert = "client.crt"\nkey = "client.key"\n{_KEY_SETTINGS.get(table, "")}'
         )
 
 

@@ -10,6 +10,11 @@ def utc_timestamp() -> float:
     return datetime.now(UTC).timestamp()
 
 
+def utc_milliseconds() -> int:
+    """A number that rises from one start of a program to the next, as long as its clock does."""
+    return int(utc_timestamp() * 1e3)
+
+
 @cache
 def kernel_boot_id() -> str:
     """Name of this boot of this kernel; two processes that read the same one share a monotonic clock.

@@ -53,11 +53,12 @@ class RunSpec(Message, frozen=True, kw_only=True):
 class FrameHeader(Message, frozen=True, kw_only=True):
     """What is signed: it names its body by size and hash (`signing.py`)."""
 
-    kind: Literal["run", "policy", "command", "candidate", "desired"]
+    kind: Literal["run", "policy", "command", "candidate", "desired", "keys"]
     issuer: Name
+    """The id of the key that signs; unsigned, whatever the issuer calls itself."""
     run_id: str
     version: Count
-    """Policy version, RunSpec generation, or command counter: it only rises."""
+    """Policy version, generation of a RunSpec or keyring, or command counter: it only rises."""
     target: Name
     """The group or the board that it is for; `all` for every board."""
     issued_at: float
@@ -76,6 +77,8 @@ class Frame(Message, frozen=True, kw_only=True):
     header: Annotated[bytes, Meta(max_length=4096)]
     signature: Annotated[bytes, Meta(max_length=64)]
     body: bytes
+    keyring: Annotated[bytes, Meta(max_length=16_384)] = b""
+    """The frame, signed by the root, of the Keyring that names the signer; empty only on loopback."""
 
 
 class PolicyLag(Message, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The MQTT client; this file and `mqtt_probe.py` are the only ones that know paho.
+"""The MQTT client; with `mqtt_session.py` and `mqtt_probe.py` the only files that know paho.
 
 Each connection is a new, clean session with a fresh paho client: a new session id goes into its last will, nothing of
 an old session is sent again behind our back, and all subscriptions are made anew. What must survive a connection is
@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -22,6 +21,7 @@ from fleet_protocol.address import BrokerAddress
 from fleet_protocol.backoff import Backoff
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.mqtt_probe import NoAnswer, connect_client, end_client, new_client, probe_protocol
+from fleet_protocol.mqtt_session import MqttSession
 from fleet_protocol.tls import TlsRefused
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ Handler = Callable[[str, bytes], None]
 _KEEPALIVE_S: Final = 30
 _INFLIGHT: Final = 20
 """Mosquitto announces 20; paho never reads the announcement."""
-_PUBACK_OVERDUE_S: Final = 15.0
-"""TCP loses nothing, so an ack this late means that something between has swallowed a packet: start again."""
 _CONNECT_WAIT_S: Final = 10.0
 _WATCH_PERIOD_S: Final = 0.5
 _CLIENT_ID_TAKEN: Final = "Session taken over"
@@ -56,14 +54,6 @@ class Will:
 
     topic: str
     payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """One connection: its client, and when each message was published that may not be acked yet."""
-
-    client: paho.Client
-    unacked: deque[tuple[paho.MQTTMessageInfo, float]]
 
 
 class MqttConnection:
@@ -92,7 +82,7 @@ class MqttConnection:
         self._make_will = make_will
         self._on_connect = on_connect
         self._protocol: MQTTProtocolVersion | None = None
-        self._session: _Session | None = None
+        self._session: MqttSession | None = None
         self._connected = threading.Event()
         self._ended = threading.Event()
         self._closing = threading.Event()
@@ -108,8 +98,7 @@ class MqttConnection:
         return self
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -144,10 +133,7 @@ class MqttConnection:
         session = self._session
         if session is None or not self.is_connected:
             return False
-        info = session.client.publish(topic, payload, qos=qos, retain=retain)
-        if info.rc == paho.MQTT_ERR_SUCCESS and qos > 0:
-            session.unacked.append((info, time.monotonic()))
-        return info.rc == paho.MQTT_ERR_SUCCESS
+        return session.publish(topic, payload, qos=qos, retain=retain)
 
     def resubscribe(self) -> None:
         """Subscribe anew, so that the broker sends what it retains once more."""
@@ -158,7 +144,7 @@ class MqttConnection:
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acked what was published on this connection; False if it has not in time."""
         session = self._session
-        unacked = [info for info, _ in list(session.unacked)] if session else []  # list() is atomic, a loop is not
+        unacked = session.unacked() if session else []
         deadline = time.monotonic() + timeout_s
         while (unacked := [info for info in unacked if not info.is_published()]) and time.monotonic() < deadline:
             if self._session is not session:
@@ -208,7 +194,7 @@ class MqttConnection:
         except (NoAnswer, TlsRefused) as error:
             self._note_problem(error)
             return
-        self._session = _Session(client, deque())
+        self._session = MqttSession(client)
         client.loop_start()
         try:
             self._watch(self._session)
@@ -217,20 +203,14 @@ class MqttConnection:
             end_client(client)
             self._connected.clear()  # only now: a late CONNACK may have set it until the network thread ended
 
-    def _watch(self, session: _Session) -> None:
-        last_ack = time.monotonic()  # or the start
-        connect_deadline = last_ack + _CONNECT_WAIT_S
+    def _watch(self, session: MqttSession) -> None:
+        connect_deadline = time.monotonic() + _CONNECT_WAIT_S
         while not self._ended.wait(_WATCH_PERIOD_S):
-            now = time.monotonic()
-            if not self.is_connected and now > connect_deadline:
+            if not self.is_connected and time.monotonic() > connect_deadline:
                 self._protocol = None  # a 3.1.1 broker that took this one's place hangs at a version 5 will
                 self._note_problem("the connection was accepted, but MQTT was not spoken")
                 return
-            while session.unacked and session.unacked[0][0].is_published():
-                session.unacked.popleft()
-                last_ack = now
-            # A long queue on a slow link is old at its end, and yet all is well while acks keep coming.
-            if session.unacked and now - max(last_ack, session.unacked[0][1]) > _PUBACK_OVERDUE_S:
+            if session.has_stalled():
                 self._note_problem("the broker stopped acknowledging")
                 return
 
@@ -242,6 +222,8 @@ class MqttConnection:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_connect = lambda c, _u, _f, code, _p: self._guard(self._connect_answered, c, code, session_id)
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
+        client.on_subscribe = lambda _c, _u, _m, codes, _p: self._guard(self._subscribed, codes)
+        client.on_publish = lambda _c, _u, _m, code, _p: self._guard(self._published, code)
         for subscription in self._subscriptions:
             client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
         return client
@@ -279,6 +261,17 @@ class MqttConnection:
         if not self._closing.is_set() and code.is_failure:
             self._note_problem(code.getName())
         self._ended.set()
+
+    def _subscribed(self, codes: list[ReasonCode]) -> None:
+        answers = zip(self._subscriptions, codes, strict=False)
+        refused = [f"{s.topic_filter} ({code.getName()})" for s, code in answers if code.is_failure]
+        if refused:
+            self._note_problem(f"the broker lets {self._client_id} not hear {', '.join(refused)}")
+            self._ended.set()  # a connection that hears nothing looks well, and is worth nothing
+
+    def _published(self, code: ReasonCode) -> None:
+        if code.is_failure:  # only MQTT 5 tells
+            self._note_problem(f"the broker does not let {self._client_id} publish ({code.getName()})")
 
     def _subscribe(self, client: paho.Client) -> None:
         if self._subscriptions:

@@ -9,7 +9,7 @@ import pytest
 from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
 from fleet_monitor.__main__ import MonitorSettings
-from fleet_protocol import messages, spaces
+from fleet_protocol import keyring, messages, spaces
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode
 from fleet_protocol.settings import describe_settings
 
@@ -18,7 +18,7 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 MESSAGES = [
     message
-    for message in (*vars(messages).values(), *vars(spaces).values())
+    for message in (*vars(messages).values(), *vars(spaces).values(), keyring.KeyGrant, keyring.Keyring)
     if inspect.isclass(message) and issubclass(message, messages.Message) and message is not messages.Message
 ]
 

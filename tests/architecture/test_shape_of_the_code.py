@@ -16,6 +16,7 @@ VIOLATIONS = {
     "Programs stand on libraries and never import each other": ("edge_actor", "import cloud_learner.config"),
     "No training stack on a board, a monitor or a manager": ("fleet_monitor", "import torch"),
     "Only fleet_protocol.mqtt speaks to paho": ("edge_actor", "import paho.mqtt.client"),
+    "Cryptography is fleet_protocol's, and the CA's": ("edge_actor", "import cryptography.x509"),
     "Libraries and the learner know no environment": ("cloud_learner", "import gymnasium"),
     "The mathematics knows no network": ("corrector", "import msgpack"),
 }
@@ -58,8 +59,9 @@ def test_a_board_and_a_monitor_load_no_torch_typer_or_rich(module: str):
     assert said.stdout.strip() == "[]"
 
 
-def test_the_supervisor_loads_neither_gymnasium_nor_a_runtime():
-    code = "import edge_actor.__main__, sys; print([m for m in ('gymnasium', 'ai_edge_litert') if m in sys.modules])"
+def test_the_supervisor_loads_neither_gymnasium_nor_a_runtime_nor_cryptography():
+    unwanted = ("gymnasium", "ai_edge_litert", "cryptography")
+    code = f"import edge_actor.__main__, sys; print([m for m in {unwanted} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert said.stdout.strip() == "[]"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgerl.broker import RunningBroker, free_port, start_broker
-from fleet_protocol import backoff, mqtt
+from fleet_protocol import backoff, mqtt, mqtt_session
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.mqtt import MqttConnection, Subscription, Will
@@ -153,7 +153,7 @@ def test_many_threads_publish_at_once_and_every_message_is_acked(
 
 
 def test_a_broker_that_stops_acknowledging_is_left_and_tried_again(monkeypatch: pytest.MonkeyPatch, wait_until):
-    monkeypatch.setattr(mqtt, "_PUBACK_OVERDUE_S", 0.3)
+    monkeypatch.setattr(mqtt_session, "_PUBACK_OVERDUE_S", 0.3)
     monkeypatch.setattr(mqtt, "_WATCH_PERIOD_S", 0.05)
     with silent_broker() as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
         connection.wait_connected(10)
@@ -164,7 +164,7 @@ def test_a_broker_that_stops_acknowledging_is_left_and_tried_again(monkeypatch: 
 def test_a_broker_that_stops_reading_is_left_without_waiting_for_its_keepalive(
     monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ):
-    monkeypatch.setattr(mqtt, "_PUBACK_OVERDUE_S", 0.3)
+    monkeypatch.setattr(mqtt_session, "_PUBACK_OVERDUE_S", 0.3)
     with silent_broker() as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
         connection.wait_connected(10)
         for _ in range(10):
@@ -194,8 +194,11 @@ def test_a_message_whose_connection_breaks_is_not_called_acked(wait_until: Calla
 
 
 @contextmanager
-def silent_broker(answer: bytes = b"\x20\x03\x00\x00\x00") -> Iterator[BrokerAddress]:
-    """Gives one answer, by default to CONNECT that all is well (version 5, no properties), and never reads again."""
+def silent_broker(answer: bytes = b"\x20\x03\x00\x00\x00", *, then: bytes = b"") -> Iterator[BrokerAddress]:
+    """Gives one answer, by default to CONNECT that all is well (version 5, no properties), and never reads again.
+
+    Or once more, and gives another answer then.
+    """
     server = socket.create_server(("127.0.0.1", 0))
     clients: list[socket.socket] = []
 
@@ -204,8 +207,11 @@ def silent_broker(answer: bytes = b"\x20\x03\x00\x00\x00") -> Iterator[BrokerAdd
             try:
                 client, _ = server.accept()
                 clients.append(client)
-                client.recv(1000)
+                greeting = client.recv(1000)
                 client.sendall(answer)
+                if then and b"-probe" not in greeting:
+                    client.recv(1000)
+                    client.sendall(then)
             except OSError:
                 return
 
@@ -219,6 +225,28 @@ def silent_broker(answer: bytes = b"\x20\x03\x00\x00\x00") -> Iterator[BrokerAdd
         thread.join(5)
         for client in clients:
             client.close()
+
+
+def test_a_refused_subscription_is_named_and_tried_again(caplog: pytest.LogCaptureFixture, wait_until):
+    deaf = Subscription("secret/#", 1, lambda _topic, _payload: None)
+    suback = b"\x90\x04\x00\x01\x00\x87"  # version 5: Not authorized
+    with (
+        silent_broker(then=suback) as address,
+        MqttConnection(address, client_id="x", subscriptions=[deaf]) as connection,
+    ):
+        wait_until(lambda: connection.connects >= 2, timeout_s=20, what="a second try")
+    assert "the broker lets x not hear secret/# (Not authorized)" in caplog.text
+    connection.raise_failure()
+
+
+def test_a_message_that_the_broker_does_not_take_is_named(caplog: pytest.LogCaptureFixture, wait_until):
+    puback = b"\x40\x04\x00\x01\x87\x00"
+    with silent_broker(then=puback) as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
+        connection.wait_connected(10)
+        assert connection.publish("secret", b"")
+        wait_until(lambda: connection.last_problem, what="the problem")
+    assert "the broker does not let x publish (Not authorized)" in caplog.text
+    connection.raise_failure()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x7f", bytes(1000)], ids=repr)

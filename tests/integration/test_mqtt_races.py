@@ -12,7 +12,7 @@ import pytest
 
 from edgerl.broker import RunningBroker, free_port, start_broker
 from edgerl.broker_command import BrokerKind
-from fleet_protocol import mqtt
+from fleet_protocol import mqtt, mqtt_session
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.mqtt_probe import NoAnswer, probe_protocol
@@ -111,7 +111,7 @@ def test_a_broker_that_acks_slowly_but_steadily_is_not_left(monkeypatch: pytest.
                 time.sleep(0.1)
                 connection.sendall(b"\x40\x02" + packet_id(body))
 
-    monkeypatch.setattr(mqtt, "_PUBACK_OVERDUE_S", 1.0)
+    monkeypatch.setattr(mqtt_session, "_PUBACK_OVERDUE_S", 1.0)
     monkeypatch.setattr(mqtt, "_WATCH_PERIOD_S", 0.05)
     with peer(serve) as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
         connection.wait_connected(10)
@@ -130,7 +130,7 @@ def test_what_a_broken_connection_left_unacked_is_not_sent_again(
         connection.sendall(CONNACK)
         got.extend(body for kind, body in packets(connection) if kind == PUBLISH)
 
-    monkeypatch.setattr(mqtt, "_PUBACK_OVERDUE_S", 0.3)
+    monkeypatch.setattr(mqtt_session, "_PUBACK_OVERDUE_S", 0.3)
     monkeypatch.setattr(mqtt, "_WATCH_PERIOD_S", 0.05)
     with peer(serve) as address, MqttConnection(address, client_id="x", subscriptions=[]) as connection:
         connection.wait_connected(10)

@@ -76,17 +76,20 @@ def test_what_a_killed_board_had_on_disk_is_learned_once_after_its_restart(
             learning = stack.enter_context(learner(tmp_path, address, fleet_name, *CLOCKED))
             acting = stack.enter_context(board(tmp_path, address, fleet_name, "b1", *flags))
             wait_until(lambda: acked(collector, "b1") > 20, timeout_s=40, what="the first acks")
-            assert not state.exists()  # the link is up: not a byte
+            assert not (state / "outbox.db").exists()  # the link is up: not a byte of a window
         wait_until(lambda: on_disk(state) > 60_000, timeout_s=30, what="several writes")
         acting.kill()
         spilled = spilled_in(state, tmp_path / "copy")
         count = sum(map(len, spilled.values()))
         assert count > 20
-        for _ in range(kills - 1):  # without a broker a new boot only holds what the old one left
+        for kill in range(1, kills):  # a new boot holds what the old one left, and acts on without a broker
             acting = stack.enter_context(board(tmp_path, address, fleet_name, "b1", *flags))
             said = f"{count} windows of earlier boots"
             wait_until(lambda acting=acting, said=said: said in acting.said(), what="its start")
             acting.kill()
+            spilled = spilled_in(state, tmp_path / f"copy {kill}")
+            assert sum(map(len, spilled.values())) >= count
+            count = sum(map(len, spilled.values()))
         with start_broker(address.port), Collector(address, fleet=fleet_name, history_path=None) as collector:
             acting = stack.enter_context(board(tmp_path, address, fleet_name, "b1", *flags))
             wait_until(

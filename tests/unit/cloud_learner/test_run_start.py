@@ -21,13 +21,13 @@ from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 def test_boards_are_told_of_frame_stack_clock_and_safe_action():
     settings = _checked(LearnerSettings(frame_stack=4, control_hz=50.0, safe_action=[0.0, -1.0]))
-    run = _new_run(settings, above=None)
+    run = _new_run(settings, above=0)
     assert (run.frame_stack, run.control_hz, run.safe_action) == (4, 50.0, [0.0, -1.0])
     assert (run.copies, run.max_in_flight) == (1, 0)
 
 
 def test_without_a_clock_copies_and_windows_in_flight_are_as_they_were_set():
-    run = _new_run(_checked(LearnerSettings(copies=7, max_in_flight=3)), above=None)
+    run = _new_run(_checked(LearnerSettings(copies=7, max_in_flight=3)), above=0)
     assert (run.copies, run.max_in_flight, run.control_hz) == (7, 3, 0.0)
 
 

@@ -14,7 +14,13 @@ from cloud_learner.__main__ import _parser
 from fleet_protocol.exit_codes import ExitCode
 
 UNIT = Path(__file__).parents[3] / "firmware_scripts/systemd/edgerl-learner.service"
-CURED_BY_A_RESTART = {ExitCode.BUG, ExitCode.NO_BROKER, ExitCode.PORT_IN_USE, ExitCode.PROCESS_DIED}
+CURED_BY_A_RESTART = {
+    ExitCode.CERTIFICATE_REFUSED,
+    ExitCode.BUG,
+    ExitCode.NO_BROKER,
+    ExitCode.PORT_IN_USE,
+    ExitCode.PROCESS_DIED,
+}
 OF_A_BOARD = {ExitCode.ENVIRONMENT_FAILED}
 GOOD_ENDS = {ExitCode.OK, ExitCode.INTERRUPTED}
 

@@ -22,10 +22,32 @@ def contents(root: Path) -> dict[Path, bytes]:
 def test_keys_are_for_their_owner_alone(fleet: FleetFolder, tmp_path: Path):
     fleet.enroll("b1")
     keys = [*tmp_path.rglob("*.key")]
-    assert len(keys) == 6
+    assert len(keys) == 11
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     assert stat.S_IMODE((tmp_path / "authority").stat().st_mode) == 0o700
     assert [*fleet.credentials("b1").glob("ca.key")] == []
+
+
+def test_who_signs_gets_its_own_key_and_a_board_the_roots_public_half_alone(fleet: FleetFolder, tmp_path: Path):
+    fleet.enroll("b1")
+    for role in ("learner", "manager"):
+        assert (tmp_path / role / "signing.key").read_bytes() == (tmp_path / f"keys/{role}.key").read_bytes()
+        assert (tmp_path / role / "keyring").read_bytes() == (tmp_path / "keys/keyring").read_bytes()
+    assert (tmp_path / "boards/b1/root.pub").read_bytes() == (tmp_path / "keys/root.pub").read_bytes()
+    assert not {*tmp_path.glob("m*/root.key"), *tmp_path.glob("boards/b1/*ing*"), *tmp_path.glob("monitor/*ing*")}
+    assert 'root_key = "root.pub"' in (tmp_path / "boards/b1/edgerl.toml").read_text()
+    assert 'signing_key = "signing.key"\nkeyring = "keyring"' in (tmp_path / "learner/edgerl.toml").read_text()
+
+
+def test_a_change_of_keys_is_handed_out(fleet: FleetFolder, tmp_path: Path):
+    fleet.enroll("b1")
+    fleet.keys.rotate("learner", days=1.0)
+    fleet.keys.rotate_root(days=1.0)
+    assert (tmp_path / "learner/signing.key").read_bytes() != (tmp_path / "keys/learner.key").read_bytes()
+    fleet.hand_out_keys()
+    assert (tmp_path / "learner/signing.key").read_bytes() == (tmp_path / "keys/learner.key").read_bytes()
+    assert (tmp_path / "manager/keyring").read_bytes() == (tmp_path / "keys/keyring").read_bytes()
+    assert (tmp_path / "boards/b1/root.pub").read_bytes() == (tmp_path / "keys/root.pub").read_bytes()
 
 
 def test_a_second_init_changes_nothing(fleet: FleetFolder, tmp_path: Path):
@@ -43,7 +65,7 @@ def test_with_force_everything_is_new(fleet: FleetFolder, tmp_path: Path):
     FleetFolder.create(tmp_path, fleet="home", hosts=["h"], force=True)
     kept = {path.name for path, content in contents(tmp_path).items() if before.get(path) == content}
     # What remains is b1's folder, which is worthless now.
-    assert kept == {"ca.crt", "client.crt", "client.key", "edgerl.toml", "mosquitto.conf"}
+    assert kept == {"ca.crt", "client.crt", "client.key", "root.pub", "edgerl.toml", "mosquitto.conf"}
     assert 'broker = "h:8883"' in (tmp_path / "learner/edgerl.toml").read_text()
     assert CertificateAuthority(tmp_path / "authority").revoked_names() == []
 

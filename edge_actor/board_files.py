@@ -1,0 +1,54 @@
+"""The small files in a board's state folder: replaced wholly or not at all, and never a reason to stop acting."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fleet_protocol.whole_files import write_whole
+
+Count = Callable[[str, str], None]
+"""Takes a counter's name and a sentence."""
+
+
+class BoardFiles:
+    """Reads and writes whole files; what fails is counted, and as if there were no folder.
+
+    Args:
+        folder: The board's own state folder, made when it is needed; None keeps nothing.
+        count: Told of `state_unreadable` and `state_unwritable`.
+    """
+
+    def __init__(self, folder: Path | None, *, count: Count) -> None:
+        self._folder = folder
+        self._count = count
+
+    @property
+    def exist(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._folder is not None
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where there is none."""
+        if self._folder is None:
+            return None
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._count("state_unreadable", f"cannot read {self._folder / name}: {error.strerror}")
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file; when this returns without a count, it survives a power cut."""
+        if self._folder is None:
+            return
+        path = self._folder / name
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+        except OSError as error:
+            self._count("state_unwritable", f"cannot write {path}: {error.strerror}; the board acts on without it")
+
+    def note_useless(self, name: str, error: Exception) -> None:
+        """Count a file that was read, and is not what it should be."""
+        self._count("state_unreadable", f"{name} in the state folder is of no use: {error}")
