@@ -16,6 +16,11 @@ from fleet_protocol.topics import FleetTopics
 class FleetEars:
     """Hears while it is entered.
 
+    Args:
+        address: The broker.
+        fleet: The fleet's name.
+        client_id: On a secured fleet that of a role that may hear all: `monitor`.
+
     Attributes:
         run_id: What the learner learns; empty until it was heard.
         telemetry: The newest of each board.
@@ -24,7 +29,7 @@ class FleetEars:
         longest_s: The longest silence of the learner, and that of any board.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str) -> None:
+    def __init__(self, address: BrokerAddress, *, fleet: str, client_id: str = "ears") -> None:
         self._topics = FleetTopics(fleet)
         self._heard_at: dict[str, float] = {}
         self.run_id = ""
@@ -33,7 +38,7 @@ class FleetEars:
         self.longest_s = {"learner": 0.0, "board": 0.0}
         self._connection = MqttConnection(
             address,
-            client_id="ears",
+            client_id=client_id,
             subscriptions=[
                 Subscription(self._topics.learner, 1, self._hear_learner),
                 Subscription(self._topics.up("+", "telemetry"), 0, self._hear_board),

@@ -14,16 +14,21 @@ _END_WAIT_S: Final = 60.0
 
 
 @contextmanager
-def program(module: str, *flags: str, log: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def program(
+    module: str, *flags: str, cores: set[int] | None = None, log: Path | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """One of our programs, until the context ends; SIGTERM ends it, and SIGKILL where that does not.
 
     Args:
         module: What `python -m` runs.
         flags: Its flags.
+        cores: Those that it may use; None = all.
         log: File for what it says; None = said to nobody.
     """
     with (log or Path(os.devnull)).open("wb") as said:
         process = subprocess.Popen([sys.executable, "-m", module, *flags], stdout=said, stderr=said)
+    if cores is not None:
+        os.sched_setaffinity(process.pid, cores)
     try:
         yield process
     finally:
