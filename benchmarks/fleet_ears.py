@@ -1,6 +1,7 @@
 """Listens to a whole fleet for a benchmark: notes silences and the boards' last words, and can pause all boards."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Self
 
@@ -25,7 +26,7 @@ class FleetEars:
         run_id: What the learner learns; empty until it was heard.
         telemetry: The newest of each board.
         late_heartbeats: Silences of the learner longer than two of its periods.
-        stale_boards: Silences of boards after which the monitor calls them stale.
+        stale: Silences of boards after which the monitor calls them stale, by board.
         longest_s: The longest silence of the learner, and that of any board.
     """
 
@@ -34,7 +35,8 @@ class FleetEars:
         self._heard_at: dict[str, float] = {}
         self.run_id = ""
         self.telemetry: dict[str, Telemetry] = {}
-        self.late_heartbeats = self.stale_boards = 0
+        self.late_heartbeats = 0
+        self.stale: Counter[str] = Counter()
         self.longest_s = {"learner": 0.0, "board": 0.0}
         self._connection = MqttConnection(
             address,
@@ -68,7 +70,8 @@ class FleetEars:
     def _hear_board(self, _topic: str, payload: bytes) -> None:
         telemetry = decode(payload, Telemetry)
         self.telemetry[telemetry.board_id] = telemetry
-        self.stale_boards += self._silence(f"board {telemetry.board_id}", "board") > STALE_AFTER_S
+        if self._silence(f"board {telemetry.board_id}", "board") > STALE_AFTER_S:
+            self.stale[telemetry.board_id] += 1
 
     def _silence(self, who: str, kind: str) -> float:
         now = time.monotonic()

@@ -53,6 +53,13 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, its threads together."""
+    # The name in brackets may hold spaces; what follows the last bracket begins with the state, field 3.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def worker_pids(agent_pid: int) -> list[int]:
     """The worker processes of a board's agent."""
     children = Path(f"/proc/{agent_pid}/task/{agent_pid}/children").read_text(encoding="ascii").split()

@@ -40,6 +40,7 @@ class Soak:
     """One fleet, from its start to its report.
 
     Attributes:
+        boards: Of the swarm.
         rss: Resident bytes by process, one for each look.
         counters: What agents counted that may tell of a loss.
         report: The learner's.
@@ -47,19 +48,19 @@ class Soak:
 
     def __init__(self, folder: Path, *, boards: int, seconds: float) -> None:
         self._folder = folder
-        self._boards = boards
+        self.boards = boards
         self._seconds = seconds
         self.rss: defaultdict[str, list[int]] = defaultdict(list)
         self.counters: Counter[str] = Counter()
         self.report: dict[str, Any] = {}
-        self.in_outbox = self.dropped = self.acked = 0
+        self.in_outbox = self.dropped = self.acked = self.connects = 0
 
     def run(self) -> FleetEars:
         """Start everything, look, pause, and read the accounts."""
         with ExitStack() as stack:
             broker = stack.enter_context(start_broker(None))
             swarm = stack.enter_context(
-                running_swarm(self._folder, broker.address, FLEET, self._boards, "--period-s", "2")
+                running_swarm(self._folder, broker.address, FLEET, self.boards, "--period-s", "2")
             )
             with ExitStack() as programs:
                 processes = self._start(programs, broker)
@@ -70,7 +71,7 @@ class Soak:
                 ears.pause([*AGENTS, *(name for name in ears.telemetry if name not in AGENTS)])
                 _wait_or_go_on(lambda: swarm.now("in_outbox") + _held(ears) == 0, EMPTY_WAIT_S)
                 self.in_outbox = swarm.now("in_outbox") + _held(ears)
-                self.acked = swarm.now("acked")
+                self.acked, self.connects = swarm.now("acked"), swarm.now("connects")
             self._close_the_books(ears)
         return ears
 
@@ -122,7 +123,8 @@ def main() -> None:
         soak = Soak(Path(name), boards=boards, seconds=seconds)
         ears = soak.run()
     rows = [_row(name, looks) for name, looks in soak.rss.items()]
-    print(f"agents counted: {dict(soak.counters) or 'no loss'}; longest silences in s: {ears.longest_s}")
+    print(f"agents counted {dict(+soak.counters) or 'no loss'}; the swarm had {soak.connects} sessions")
+    print(f"longest silences in s: {ears.longest_s}; boards that would have been called stale: {dict(ears.stale)}")
     _finish(arguments, rows, soak, ears)
 
 
@@ -132,7 +134,8 @@ def _finish(arguments: Namespace, rows: list[Row], soak: Soak, ears: FleetEars) 
     claims = [
         *(Claim.at_most(f"growth of the {row['process']} in MB", float(row["growth_mb"] or 0), 1.0) for row in rows),
         Claim.at_most("heartbeats of the learner that were missed", ears.late_heartbeats, 0),
-        Claim.at_most("times that a board would have been called stale", ears.stale_boards, 0),
+        Claim.at_most("sessions of swarm boards after the first", soak.connects - soak.boards, 0),
+        Claim.at_most("times that a board would have been called stale", ears.stale.total(), 0),
         Claim.at_most("windows in outboxes when all have paused", soak.in_outbox, 0),
         Claim.at_most("windows dropped, refused or lost", losses, 0),
         Claim.at_most("counters of loss on the agents", sum(soak.counters.values()), 0),
