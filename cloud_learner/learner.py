@@ -41,7 +41,8 @@ from fleet_protocol.spaces import BoxSpec, branches
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
-_INTERRUPTED_REST_WAIT_S: Final = 1.0
+_INTERRUPTED_REST_WAIT_S: Final = 5.0
+"""A board whose card is slow hears nothing while it writes."""
 _EVALUATION_WAIT_S: Final = 300.0
 _OLD_RUNTIME: Final = "tflite-runtime"
 
