@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cloud_learner.algorithms.algorithm import Algorithm
 from cloud_learner.algorithms.impala import Impala
+from cloud_learner.awakening import Awakening
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
 from cloud_learner.calibration import recent_observations
@@ -95,6 +96,7 @@ class Learner:
         self._base_version = 0
         self._started_at = time.monotonic()
         self._heartbeat = Heartbeat(link, run, period_s=settings.heartbeat_s)
+        self._awakening = Awakening(link, self._book, run_id=run.run_id) if saved else None
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
         self._publish_due = 0.0
         self._unpublished = 0
@@ -144,6 +146,8 @@ class Learner:
             intake.raise_failure()
             self._link.raise_failure()
             publisher.raise_failure()
+            if self._awakening is not None:
+                self._awakening.ask()
             self._update(algorithm)
             self._offer_policy(algorithm, publisher)
             self._beat()

@@ -1,15 +1,12 @@
 """A learner serves many boards at once: every one is acked, and the totals add up."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from fleet_processes import learner, read_report
+from running_swarm import RunningSwarm
 
 from edgerl.broker import RunningBroker
-
-sys.path.append(str(Path(__file__).parents[1] / "swarm"))
-from running_swarm import RunningSwarm
 
 BOARDS = 30
 

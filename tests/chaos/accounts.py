@@ -1,0 +1,130 @@
+"""The accounts of a fleet, kept by somebody who only listens: what was acked, and what boards say they have.
+
+The claim of the delivery contract (D2-D4) that scenarios prove with it: what was acked is learned, refused with a
+reason, or in the lost window that the report states; nothing is learned twice in the weights that survive; and
+learner, boards and wire give the same numbers.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from fleet_processes import learner, read_report
+
+from cloud_learner.checkpoints import StateFolder
+from cloud_learner.saved_run import SavedRun
+from fleet_monitor.collector import Collector
+from fleet_protocol.address import BrokerAddress
+from fleet_protocol.codec import decode
+from fleet_protocol.messages import Ack, RunCounters
+from fleet_protocol.mqtt import MqttConnection, Subscription
+from fleet_protocol.sequences import SequenceSet
+from fleet_protocol.signing import open_frame
+from fleet_protocol.topics import FleetTopics
+
+WaitUntil = Callable[..., None]
+
+PATIENT = ("--max-age-s", "3600", "--max-policy-lag", "1000000")
+"""Flags of a learner that refuses no window for its age: then every difference is a fault's."""
+
+
+class Accounts:
+    """Listens on a broker from before the first ack; a context manager.
+
+    Attributes:
+        acked: What the learner has acked, by (board id, boot id), in all of its lives.
+        versions: Policy versions, in the order in which they were published.
+    """
+
+    def __init__(self, address: BrokerAddress, fleet: str) -> None:
+        self._address = address
+        self._fleet = fleet
+        self._topics = FleetTopics(fleet)
+        self.acked: defaultdict[tuple[str, str], SequenceSet] = defaultdict(SequenceSet)
+        self.versions: list[int] = []
+        self.collector = Collector(address, fleet=fleet, history_path=None)
+        self._connection = MqttConnection(
+            address,
+            client_id="witness",
+            subscriptions=[
+                Subscription(self._topics.down("+", "ack"), 1, self._hear_ack),
+                Subscription(self._topics.policy("+"), 1, self._hear_policy),
+            ],
+        )
+
+    def __enter__(self) -> Self:
+        self._connection.start()
+        self.collector.__enter__()
+        self._connection.wait_connected(15)
+        self.collector.wait_connected(15)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+        self.collector.__exit__(*exception)
+
+    def count_acked(self) -> int:
+        """Windows that were acked, each counted once."""
+        return sum(map(len, list(self.acked.values())))
+
+    def boards(self) -> Counter[str]:
+        """What all boards together say of their windows, of this boot and of all runs."""
+        totals: Counter[str] = Counter()
+        for board in self.collector.snapshot().boards:
+            for run in board.telemetry.runs.values() if board.telemetry else ():
+                totals.update(_as_counter(run))
+        return totals
+
+    def close(self, folder: Path, wait_until: WaitUntil, *flags: str) -> dict[str, Any]:
+        """Have one more learner bring the boards to rest, and check its report against the wire and the boards.
+
+        A learner that is asked to end waits a second for each board; one whose time is over waits as long as it takes.
+        """
+        with learner(folder, self._address, self._fleet, *PATIENT, *flags, "--time-limit-s", "2") as last:
+            assert last.process.wait(120) == 0, last.said()
+        assert "did not come to rest" not in last.said(), last.said()
+        assert "Traceback" not in last.said(), last.said()
+        report = read_report(folder)
+        self.check(folder, report, wait_until)
+        return report
+
+    def check(self, folder: Path, report: dict[str, Any], wait_until: WaitUntil) -> None:
+        """Check a report against the checkpoint, the wire and the boards, which are at rest."""
+        windows = report["trajectories"]
+        assert windows["add_up"], windows
+        saved = SavedRun.load(StateFolder(folder / "state"))
+        assert saved is not None
+        steps_per_window = saved.run.unroll_length * (1 if saved.run.control_hz else saved.run.copies)
+        assert report["env_steps"] == windows["learned"] * steps_per_window  # each was used once
+        marks = {(boot["board_id"], boot["boot_id"]): boot["learned"] for boot in saved.ledger.state()["boots"]}
+        assert sum(len(SequenceSet(ranges)) for ranges in marks.values()) == windows["learned"]
+        refused = windows["refused"]
+        # What was acked is learned, refused, or lost, and nothing else is: the lost window is exact.
+        wait_until(
+            lambda: self.count_acked() == windows["learned"] + refused + windows["lost_window"],
+            what=f"{windows} to be what was acked on the wire",
+        )
+        expected = {
+            "produced": windows["produced"],
+            "acked": self.count_acked(),
+            "dropped": sum(windows["dropped"].values()) - refused,
+            "in_outbox": windows["in_outbox"],
+        }
+        wait_until(lambda: dict(self.boards()) == expected, timeout_s=20, what=f"{expected} on the boards' side")
+
+    def _hear_ack(self, topic: str, payload: bytes) -> None:
+        address, ack = self._topics.parse(topic), decode(payload, Ack)
+        assert address is not None
+        seqs = self.acked[address.subject, ack.boot_id]
+        for first, last in ack.finished:
+            seqs.add_range(first, last)
+
+    def _hear_policy(self, _topic: str, payload: bytes) -> None:
+        header, _ = open_frame(payload, kind="policy", unsigned_allowed=True)
+        if header.version not in self.versions[-1:]:  # retained again on a reconnect
+            self.versions.append(header.version)
+
+
+def _as_counter(run: RunCounters) -> Counter[str]:
+    return Counter(produced=run.produced, acked=run.acked, dropped=sum(run.dropped.values()), in_outbox=run.in_outbox)
