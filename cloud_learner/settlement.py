@@ -37,14 +37,14 @@ class Settlement:
         asked: defaultdict[str, list[int]] = defaultdict(list)
 
         def silent() -> list[str]:
-            return [board_id for board_id in self._book.live_boards() if self._answer(asked[board_id]) is None]
+            return [board_id for board_id in self._book.live_boards() if self._reply(asked[board_id]) is None]
 
         while (waiting := silent()) and (left := deadline - time.monotonic()) > 0:
             for board_id in waiting:
                 asked[board_id].append(self._link.send_command(board_id, pause, run_id=self._run_id))
             self._book.wait_for(lambda: not silent(), min(left, _ASK_AGAIN_S))
         for board_id, counters in asked.items():
-            reply = self._noted(board_id, counters) if counters else None
+            reply = self._answer(board_id, counters)
             if reply is not None and isinstance(reply.result, AtRest):
                 ledger.note_at_rest((reply.board_id, reply.boot_id), reply.result)
                 for boot_id, rest in reply.result.earlier.items():
@@ -66,15 +66,15 @@ class Settlement:
     def _ask(self, board_id: str, command: Command, *, timeout_s: float) -> CommandReply | None:
         counter = self._link.send_command(board_id, command, run_id=self._run_id)
         self._book.wait_for(lambda: self._book.reply(counter) is not None, timeout_s)
-        return self._noted(board_id, [counter])
+        return self._answer(board_id, [counter])
 
-    def _noted(self, board_id: str, counters: list[int]) -> CommandReply | None:
-        """The answer to these commands, which are one question; what became of it is audited."""
-        reply = self._answer(counters)
+    def _answer(self, board_id: str, counters: list[int]) -> CommandReply | None:
+        """The first answer to any of these commands to a board, which the link notes."""
+        reply = self._reply(counters)
         problem = "no answer in time" if reply is None else reply.problem.sentence if reply.problem else ""
-        self._link.note_answer(board_id, reply.counter if reply else counters[-1], problem=problem)
+        for counter in counters[-1:]:
+            self._link.note_answer(board_id, reply.counter if reply else counter, problem=problem)
         return reply
 
-    def _answer(self, counters: list[int]) -> CommandReply | None:
-        """The first answer to any of these commands."""
+    def _reply(self, counters: list[int]) -> CommandReply | None:
         return next((reply for counter in counters if (reply := self._book.reply(counter)) is not None), None)

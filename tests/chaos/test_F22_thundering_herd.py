@@ -1,21 +1,18 @@
 """F22: a thousand boards lose their broker in the same moment, and come back without trampling it down."""
 
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
+from fleet_processes import learner, read_report
+from running_swarm import RunningSwarm
 
 from edgerl.broker import free_port, start_broker
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode
-
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("integration", "swarm")]
-from fleet_processes import learner, read_report
-from running_swarm import RunningSwarm
 
 BOARDS: Final = 1000
 OUTAGE_S: Final = 30.0

@@ -1,12 +1,12 @@
 """F37: 256 MB, 64 open files, one core and a card whose every flush takes 2 s: no crash, but counted back-pressure."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
+from fleet_processes import board, learner, read_report
 from narrow_machine import memory_limit, narrow, slow_card
 
 from benchmarks.fleet_ears import FleetEars
@@ -14,9 +14,6 @@ from edgerl.broker import free_port, start_broker
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import RunCounters
-
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from fleet_processes import board, learner, read_report
 
 MEMORY_BYTES: Final = 256 * 2**20
 FILES: Final = 64

@@ -9,11 +9,7 @@ from fleet_processes import board, learner, read_report
 
 from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
-from fleet_protocol.codec import decode, encode
-from fleet_protocol.messages import AtRest, CommandReply, Pause
 from fleet_protocol.mqtt import MqttConnection, Subscription
-from fleet_protocol.signing import seal_frame
-from fleet_protocol.topics import FleetTopics
 
 
 def is_delivery(topic: str) -> bool:
@@ -72,33 +68,3 @@ def test_totals_add_up_while_windows_and_acks_are_lost_doubled_and_delayed(
     assert windows["duplicates"] > 0
     # learned windows were learned once: their steps are the learner's steps
     assert report["env_steps"] == windows["learned"] * 32 * 16
-
-
-def test_a_board_that_rests_already_answers_whoever_asks_again(
-    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]
-):
-    topics, replies = FleetTopics(fleet_name), list[CommandReply]()
-    heard = Subscription(topics.up("b1", "reply"), 1, lambda _, payload: replies.append(decode(payload, CommandReply)))
-    with (
-        Collector(mosquitto.address, fleet=fleet_name, history_path=None) as collector,
-        MqttConnection(mosquitto.address, client_id="asker", subscriptions=[heard]) as asking,
-        board(tmp_path, mosquitto.address, fleet_name, "b1"),
-        learner(tmp_path, mosquitto.address, fleet_name) as learning,
-    ):
-        wait_until(lambda: acting_for(collector, "b1"), timeout_s=60, what="a board that acts")
-        run_id = acting_for(collector, "b1")
-        for asked in (1, 2):
-            command = encode(Pause(run_id=run_id))
-            frame = seal_frame(command, kind="command", version=asked, run_id=run_id, target="b1", issuer="asker")
-            asking.publish(topics.down("b1", "command"), frame)
-            wait_until(lambda asked=asked: len(replies) == asked, timeout_s=30, what=f"answer {asked}")
-            assert isinstance(replies[-1].result, AtRest), replies
-        learning.process.terminate()
-        learning.process.wait(30)
-        assert "did not come to rest" not in learning.said()
-
-
-def acting_for(collector: Collector, board_id: str) -> str:
-    """The run in which a board has had windows acked; empty before."""
-    told = [board.telemetry for board in collector.snapshot().boards if board.board_id == board_id and board.telemetry]
-    return next((run_id for telemetry in told for run_id, run in telemetry.runs.items() if run.acked), "")
