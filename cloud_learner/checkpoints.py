@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 
+from fleet_protocol.audit import AuditLog
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.whole_files import sync_folder
 
@@ -13,7 +14,7 @@ _VERSION_BLOCK: Final = 1000
 
 
 class StateFolder:
-    """The learner's folder: `checkpoint.pt` and `versions`.
+    """The learner's folder: `checkpoint.pt`, `versions` and `audit.db`.
 
     Args:
         path: Made if missing.
@@ -34,6 +35,11 @@ class StateFolder:
                 ExitCode.STATE_UNUSABLE,
                 f"cannot write to the state folder {path}: {error.strerror}; choose another --state",
             ) from error
+
+    @property
+    def audit(self) -> AuditLog:
+        """What the learner has commanded."""
+        return AuditLog(self._path / "audit.db")
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, or None.

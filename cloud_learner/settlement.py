@@ -64,4 +64,8 @@ class Settlement:
         while not answers() and (left := deadline - time.monotonic()) > 0:
             counters.append(self._link.send_command(board_id, command, run_id=self._run_id))
             self._book.wait_for(lambda: bool(answers()), min(left, ask_again_s))
-        return next(iter(answers()), None)
+        reply = next(iter(answers()), None)
+        problem = "no answer in time" if reply is None else reply.problem.sentence if reply.problem else ""
+        for counter in counters[-1:]:
+            self._link.note_answer(board_id, reply.counter if reply else counter, problem=problem)
+        return reply

@@ -68,6 +68,12 @@ class Diary:
         self.counters[name] += 1
         self.warn(sentence)
 
+    def tell(self, name: str, sentence: str) -> None:
+        """Count something that the fleet's owner wants to see, and say it, every time."""
+        self.counters[name] += 1
+        _log.info("%s", sentence)
+        self._send_log(LogLine(level="info", at=utc_timestamp(), text=sentence[:2000]))
+
     def warn(self, sentence: str) -> None:
         """Say a thing once a minute, here and to the fleet, however often it happens."""
         now = time.monotonic()

@@ -100,6 +100,7 @@ class Supervisor:
             workforce=self._workforce,
             outbox=self._outbox,
             reply=self._reply,
+            tell=self._diary.tell,
         )
         self._run: RunSpec | None = None
         self._run_header: FrameHeader | None = None

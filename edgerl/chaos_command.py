@@ -38,7 +38,7 @@ def chaos(
     """Break a real fleet on this machine in every way of docs/faults.md, and say what it survived.
 
     Needs a source checkout with its development environment (`make setup`) and mosquitto. Exit code 0 when all
-    scenarios that ran have passed, 20 when one has not.
+    scenarios that ran have passed, 24 when one has not.
 
     Example: `edgerl chaos --quick --only F17,F19 --format json`
     """

@@ -173,6 +173,7 @@ def test_a_running_learner_follows_its_keys_and_boards_lose_nothing(fleet: Fleet
         wait_until(lambda: fleet.heard.get(topics.run) and fleet.genuine(topics.run), what="the run by the second key")
         version = decode(fleet.genuine(topics.run)[-1].header, FrameHeader).version
         assert version == max(decode(decode(run, Frame).header, FrameHeader).version for run in fleet.heard[topics.run])
+        # The board drops what the revoked key has signed, and the learner may wait for the board: so it comes at once.
         wait_until(lambda: fleet.genuine(topics.policy("all")), what="a policy by the second key")
         newest = decode(fleet.genuine(topics.policy("all"))[0].header, FrameHeader).version
         wait_until(
