@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.whole_files import sync_folder
+from fleet_protocol.whole_files import make_folder, sync_folder
 
 _VERSION_BLOCK: Final = 1000
 
@@ -27,7 +27,7 @@ class StateFolder:
         self._versions = path / "versions"
         self._path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             _write_durably(path / ".writable", b"")
         except OSError as error:
             raise ProgramError(

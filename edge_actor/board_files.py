@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet_protocol.whole_files import write_whole
+from fleet_protocol.whole_files import make_folder, write_whole
 
 Count = Callable[[str, str], None]
 """Takes a counter's name and a sentence."""
@@ -44,7 +44,7 @@ class BoardFiles:
             return
         path = self._folder / name
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_whole(path, content)
         except OSError as error:
             self._count("state_unwritable", f"cannot write {path}: {error.strerror}; the board acts on without it")

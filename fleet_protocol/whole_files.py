@@ -28,6 +28,18 @@ def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing, so that their names survive a power cut too.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Have a new or renamed entry of a folder survive a power cut.
 
