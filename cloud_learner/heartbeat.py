@@ -52,12 +52,17 @@ class Heartbeat:
             target_return=progress.target_return,
             policy_lag=progress.policy_lag,
             steps_per_s=progress.steps_per_s(),
-            problem="; ".join(f"{board}: {problem}" for board, problem in book.problems().items())[:2000],
+            problem=_problem(progress, book)[:2000],
         )
         self._link.publish_report(report)
         if now >= self._log_due_at:
             self._log_due_at = now + _LOG_PERIOD_S
             _log.info("%s", _progress_line(report, boards=len(book.live_boards())))
+
+
+def _problem(progress: Progress, book: BoardBook) -> str:
+    own = [progress.trouble] if progress.trouble else []
+    return "; ".join([*own, *(f"{board}: {problem}" for board, problem in book.problems().items())])
 
 
 def _progress_line(report: LearnerReport, *, boards: int) -> str:
