@@ -162,6 +162,8 @@ class SpillFile:
         connection = sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
         try:
             connection.text_factory = _lenient_text
+            # SQLite then reads also a file whose end is missing, page by page, instead of nothing of it.
+            connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
