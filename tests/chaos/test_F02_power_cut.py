@@ -183,23 +183,28 @@ def test_F2_a_learner_resumes_its_run_and_gives_no_version_twice(  # noqa: N802
     def heard(collector: Collector) -> LearnerReport | None:
         return collector.snapshot().learner
 
+    def given(collector: Collector) -> int:
+        seen = telemetry_of(collector, "b1")
+        return seen.highest_version_seen if seen else 0
+
     def leading(folder: Path, fleet: str, state: Path, python: str | Path = sys.executable) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
         where = ("--broker", str(mosquitto.address), "--fleet", fleet, "--state", str(state))
-        return Program(folder / "learner.log", "cloud_learner", *where, *CLOCKED, python=python)
+        return Program(
+            folder / "learner.log", "cloud_learner", *where, *CLOCKED, "--checkpoint-every-s", "3", python=python
+        )
 
     with (
         Collector(mosquitto.address, fleet=fleet_name, history_path=None) as collector,
         board(tmp_path, mosquitto.address, fleet_name, "b1"),
         leading(tmp_path, fleet_name, root, machine.python) as learning,
     ):
-        wait_until(
-            lambda: (seen := heard(collector)) is not None and seen.learner_updates > 20 and StateFolder(root).load(),
-            timeout_s=90,
-            what="a learner with a checkpoint",
-        )
+        wait_until((root / "checkpoint.pt").exists, timeout_s=90, what="a checkpoint")
+        wait_until(lambda: given(collector), timeout_s=60, what="a policy on the board")
+        first = given(collector)
+        wait_until(lambda: given(collector) > first + 3, timeout_s=60, what="policies after the checkpoint")
         learning.kill()
-        told = heard(collector)
+        highest, told = given(collector), heard(collector)
     assert told is not None
     changes = [change for change in read_journal(machine.journal()) if ".writable" not in change.path]
     for number, moment in enumerate(moments(changes)):
@@ -228,7 +233,7 @@ def test_F2_a_learner_resumes_its_run_and_gives_no_version_twice(  # noqa: N802
             assert seen.env_steps == saved.progress["env_steps"]
         if moment == len(changes):
             assert saved is not None
-            assert max(seen.versions.values()) > max(told.versions.values())
+            assert max(seen.versions.values()) > highest
 
 
 def test_F2_a_monitors_file_is_whole_and_goes_on(  # noqa: N802
