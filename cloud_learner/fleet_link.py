@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Self
 
 from cloud_learner.delivery_ledger import BootKey
+from cloud_learner.signer import SigningKeys
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import BadMessage, decode, encode
@@ -27,11 +28,12 @@ class FleetLink:
     Args:
         address: The broker.
         fleet: The fleet's name.
-        signer: Signs what boards act on; None leaves it unsigned, for loopback.
+        keys: Sign what boards act on; None leaves it unsigned, for loopback.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str, signer: Signer | None = None) -> None:
-        self.signer = signer
+    def __init__(self, address: BrokerAddress, *, fleet: str, keys: SigningKeys | None = None) -> None:
+        self._keys = keys
+        self._run: RunSpec | None = None
         self._topics = FleetTopics(fleet)
         self._retained: dict[str, bytes] = {}
         self._handler: Handler | None = None
@@ -94,15 +96,28 @@ class FleetLink:
                 handler(*arrival)
             self._backlog.clear()
 
+    def signer(self) -> Signer | None:
+        """What signs now; None without keys."""
+        return self._keys.signer if self._keys else None
+
+    def follow_keys(self) -> str:
+        """Use keys that have been replaced, and sign the run with them too; returns what is wrong with the keys."""
+        if self._keys is None:
+            return ""
+        if self._keys.follow() and self._run is not None:
+            self.publish_run(self._run)
+        return self._keys.problem
+
     def publish_run(self, run: RunSpec) -> None:
         """Tell the boards what to do."""
+        self._run = run
         frame = seal_frame(
             encode(run),
             kind="run",
             version=run.generation,
             run_id=run.run_id,
             valid_s=10 * 365 * 86_400.0,
-            signer=self.signer,
+            signer=self.signer(),
         )
         self._publish_and_keep(self._topics.run, frame)
 
@@ -135,7 +150,7 @@ class FleetLink:
             target=board_id,
             issuer=self._issuer,
             valid_s=600.0,
-            signer=self.signer,
+            signer=self.signer(),
         )
         self._connection.publish(self._topics.down(board_id, "command"), frame)
         return self._command_counter

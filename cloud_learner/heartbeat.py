@@ -31,6 +31,7 @@ class Heartbeat:
         self._period_s = period_s
         self._due_at = 0.0
         self._log_due_at = 0.0
+        self._keys_problem = ""
 
     def beat(self, state: RunState, progress: Progress, book: BoardBook, *, version: int, force: bool) -> None:
         """Publish a report if one is due, or at once."""
@@ -38,6 +39,13 @@ class Heartbeat:
         if now < self._due_at and not force:
             return
         self._due_at = now + self._period_s
+        problems = [progress.trouble] if progress.trouble else []
+        problems += [f"{board}: {problem}" for board, problem in book.problems().items()]
+        if keys_problem := self._link.follow_keys():
+            problems.insert(0, keys_problem)
+            if keys_problem != self._keys_problem:
+                _log.warning("%s", keys_problem)
+        self._keys_problem = keys_problem
         report = LearnerReport(
             run_id=self._run.run_id,
             generation=self._run.generation,
@@ -52,17 +60,12 @@ class Heartbeat:
             target_return=progress.target_return,
             policy_lag=progress.policy_lag,
             steps_per_s=progress.steps_per_s(),
-            problem=_problem(progress, book)[:2000],
+            problem="; ".join(problems)[:2000],
         )
         self._link.publish_report(report)
         if now >= self._log_due_at:
             self._log_due_at = now + _LOG_PERIOD_S
             _log.info("%s", _progress_line(report, boards=len(book.live_boards())))
-
-
-def _problem(progress: Progress, book: BoardBook) -> str:
-    own = [progress.trouble] if progress.trouble else []
-    return "; ".join([*own, *(f"{board}: {problem}" for board, problem in book.problems().items())])
 
 
 def _progress_line(report: LearnerReport, *, boards: int) -> str:

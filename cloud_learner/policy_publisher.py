@@ -58,7 +58,7 @@ class PolicyPublisher:
         frame_stack: Observations that make what the policy sees, for the metadata too.
         has_old_runtime: Whether a live board runs a runtime that cannot read a scale for each row.
         max_bytes_per_s: Bound on what is published.
-        signer: Signs the frames; None leaves them unsigned.
+        signer: What signs the frames now; None leaves them unsigned.
 
     Attributes:
         version: The newest published version, 0 before the first.
@@ -80,7 +80,7 @@ class PolicyPublisher:
         frame_stack: int,
         has_old_runtime: Callable[[], bool],
         max_bytes_per_s: float,
-        signer: Signer | None = None,
+        signer: Callable[[], Signer | None] = lambda: None,
     ) -> None:
         self._publish = publish
         self._versions = versions
@@ -172,7 +172,7 @@ class PolicyPublisher:
             run_id=self._run_id,
             target=self._group,
             issued_monotonic_ns=time.monotonic_ns(),
-            signer=self._signer,
+            signer=self._signer(),
         )
         # The version counts as published before boards can answer with it.
         self.version = version

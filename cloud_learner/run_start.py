@@ -14,7 +14,7 @@ from cloud_learner.config import LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
-from cloud_learner.signer import load_signer
+from cloud_learner.signer import SigningKeys
 from compressor import CompressionRecipe, Precision, UnknownRecipeError
 from fleet_protocol.address import broker_address
 from fleet_protocol.clock import utc_milliseconds
@@ -45,11 +45,11 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))
     saved = SavedRun.load(state)
-    signer = load_signer(settings)
-    with FleetLink(address, fleet=settings.fleet, signer=signer) as link:
+    keys = SigningKeys.of(settings)
+    with FleetLink(address, fleet=settings.fleet, keys=keys) as link:
         link.wait_connected(_CONNECT_WAIT_S)
         # With keys nothing counts that a stranger may have left on the broker.
-        retained_run, retained_report = (None, None) if signer else link.last_run()
+        retained_run, retained_report = (None, None) if keys else link.last_run()
         above = retained_run.generation if retained_run else 0
         run = _resumed_run(settings, saved) or _new_run(settings, above=above)
         learner = Learner(settings, run, link=link, device=device, recipe=recipe, saved=saved)

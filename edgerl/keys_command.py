@@ -21,7 +21,7 @@ Folder = Annotated[
 Days = Annotated[float, typer.Option(min=0.001, help="Days for which the keyring is valid.")]
 
 _YEAR_DAYS = 365.0
-_NEXT = "Boards learn of it with the learner's next message: give the learner the new keyring, and start it again."
+_NEXT = "Boards learn of it with the learner's next message: put the new keyring (and key) where the learner's are."
 
 
 @keys_app.command("init")

@@ -6,7 +6,6 @@ retained on the broker or stands in an outbox. Handlers run on the network threa
 """
 
 import logging
-import random
 import threading
 import time
 import uuid
@@ -20,6 +19,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.backoff import Backoff
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.mqtt_probe import NoAnswer, connect_client, end_client, new_client, probe_protocol
 from fleet_protocol.tls import TlsRefused
@@ -34,10 +34,6 @@ _INFLIGHT: Final = 20
 """Mosquitto announces 20; paho never reads the announcement."""
 _PUBACK_OVERDUE_S: Final = 15.0
 """TCP loses nothing, so an ack this late means that something between has swallowed a packet: start again."""
-_BACKOFF_FIRST_S: Final = 0.25
-_BACKOFF_LIMIT_S: Final = 30.0
-_BACKOFF_DOUBLINGS: Final = 10
-"""More would reach the limit too, and after some hours without a broker 2.0**failures no float any more."""
 _CONNECT_WAIT_S: Final = 10.0
 _WATCH_PERIOD_S: Final = 0.5
 _CLIENT_ID_TAKEN: Final = "Session taken over"
@@ -180,14 +176,13 @@ class MqttConnection:
     # --- the thread that keeps the connection -----------------------------------------------------------------------
 
     def _keep_connected(self) -> None:
-        failures = expulsions = 0
+        backoff, expulsions = Backoff(), 0
         while not self._closing.is_set():
             started, connects = time.monotonic(), self.connects
             self._guard(self._one_session)
             if self._closing.is_set():
                 return
             has_lasted = time.monotonic() - started > _CONNECT_WAIT_S
-            failures = 0 if has_lasted else failures + 1
             expulsions = 0 if has_lasted or self.connects == connects else expulsions + 1
             if expulsions == _MANY_EXPULSIONS:
                 _log.warning(
@@ -195,9 +190,7 @@ class MqttConnection:
                     "name? Or does an access list forbid what it publishes?",
                     *(self._address, self._client_id, expulsions),
                 )
-            # Full jitter, so that a thousand boards do not come back in the same second.
-            limit = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, _BACKOFF_DOUBLINGS))
-            self._closing.wait(random.uniform(0, limit))  # noqa: S311 - jitter is no secret
+            self._closing.wait(backoff.next_wait_s(has_lasted=has_lasted))
 
     def _one_session(self) -> None:
         self._ended.clear()

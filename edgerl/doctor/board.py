@@ -44,11 +44,24 @@ def board_probes(settings: BoardSettings, *, root: Path = Path("/")) -> dict[str
         "memory": lambda: judge_memory(health.read().memory_available_mb),
         "temperature": lambda: judge_temperature(health.read().temperature_c),
         "power": lambda: judge_power(health.read().throttled),
-        "disk": lambda: check_folder(
-            Path(), name="the agent's folder", little_mb=_LITTLE_DISK_MB, advice="start the agent in another folder"
+        "state": lambda: check_folder(
+            Path(settings.state),
+            name="the state folder",
+            little_mb=_LITTLE_DISK_MB,
+            advice="choose another with --state",
         ),
+        "root_key": lambda: check_root_key(settings),
         "broker": lambda: check_broker(settings),
     }
+
+
+def check_root_key(settings: BoardSettings) -> Finding:
+    """Whom will this board believe?"""
+    if not settings.root_key:
+        return ok("no root key: unsigned messages are acted on, from a broker on this machine alone")
+    from fleet_protocol.keys import key_id, load_public  # noqa: PLC0415 - not free, and only where there are keys
+
+    return ok(f"only what root {key_id(load_public(Path(settings.root_key)))} vouches for is acted on")
 
 
 def check_runtime() -> Finding:

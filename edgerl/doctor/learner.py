@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloud_learner.config import LearnerSettings
+from cloud_learner.signer import SigningKeys
 from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, check_open_files, ok, problem, warning
 from edgerl.doctor.child import ChildFailed, ask_child
 from fleet_protocol.exit_codes import ExitCode
@@ -44,6 +45,7 @@ def learner_probes(settings: LearnerSettings) -> dict[str, Probe]:
             little_mb=_LITTLE_STATE_MB,
             advice="choose another folder with --state",
         ),
+        "keys": lambda: check_keys(settings),
         "open_files": check_open_files,
         "broker": lambda: check_broker(settings),
     }
@@ -57,6 +59,16 @@ def ask_torch(device: str) -> dict[str, Any]:
         return ask_child("torch", device)
     except ChildFailed as error:
         return {"broken": f"its process failed: {error}"}
+
+
+def check_keys(settings: LearnerSettings) -> Finding:
+    """Would boards take what this learner signs, and for how long?"""
+    keys = SigningKeys.of(settings)
+    if keys is None:
+        return ok("nothing is signed: only boards without a root key, on this machine, will act on it")
+    if keys.problem:
+        return warning(keys.problem, "`edgerl keys renew DIR`, and put the new keyring where this one is")
+    return ok(f"{settings.keyring} lets key {keys.signer.key.key_id} lead runs")
 
 
 def find_gpu(root: Path = Path("/")) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgerl.broker import RunningBroker, free_port, start_broker
-from fleet_protocol import mqtt
+from fleet_protocol import backoff, mqtt
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.mqtt import MqttConnection, Subscription, Will
@@ -239,7 +239,7 @@ def test_a_will_does_not_keep_it_from_a_3_1_1_broker_that_took_the_place_of_anot
 ):
     """A version 5 will makes amqtt hang instead of answer, so what was found out before must be forgotten."""
     monkeypatch.setattr(mqtt, "_CONNECT_WAIT_S", 1.0)
-    monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.2)
+    monkeypatch.setattr(backoff, "_LIMIT_S", 0.2)
     with MqttConnection(
         mosquitto.address, client_id="x", subscriptions=[], make_will=lambda session: Will("will", session.encode())
     ) as connection:
@@ -261,10 +261,10 @@ def test_it_still_tries_after_a_thousand_failures(
         return probe_protocol(address, **others)
 
     monkeypatch.setattr(mqtt, "probe_protocol", counting)
-    monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.0)
+    monkeypatch.setattr(backoff, "_LIMIT_S", 0.0)
     with MqttConnection(free_address, client_id="x", subscriptions=[]) as connection:
         wait_until(lambda: len(tries) > 1100, timeout_s=60, what="the 1100th try")  # 2.0**1024 is no float
-        monkeypatch.setattr(mqtt, "_BACKOFF_LIMIT_S", 0.1)
+        monkeypatch.setattr(backoff, "_LIMIT_S", 0.1)
         with start_broker(free_address.port):
             wait_until(lambda: connection.is_connected, what="a connection")
             connection.close()

@@ -164,6 +164,28 @@ def test_a_revoked_key_is_refused_and_its_successor_resumes_the_run(thief_says: 
     assert "Traceback" not in acting.said()
 
 
+def test_a_running_learner_follows_its_keys_and_boards_lose_nothing(fleet: Fleet, wait_until: Wait):
+    topics, old = fleet.topics, fleet.signer()
+    with fleet.board() as acting, fleet.learner() as learning:
+        wait_until(lambda: fleet.steps() > 1000, timeout_s=40, what="steps under the first key")
+        fleet.keys.rotate("learner", days=1.0)
+        fleet.keys.revoke(old.key.key_id, days=1.0)
+        wait_until(lambda: fleet.heard.get(topics.run) and fleet.genuine(topics.run), what="the run by the second key")
+        version = decode(fleet.genuine(topics.run)[-1].header, FrameHeader).version
+        assert version == max(decode(decode(run, Frame).header, FrameHeader).version for run in fleet.heard[topics.run])
+        wait_until(lambda: fleet.genuine(topics.policy("all")), what="a policy by the second key")
+        newest = decode(fleet.genuine(topics.policy("all"))[0].header, FrameHeader).version
+        wait_until(
+            lambda: (seen := fleet.telemetry()) and seen.policy_version >= newest, timeout_s=30, what="its first steps"
+        )
+        wait_until(lambda: "the keyring" in learning.said() and "expires in 1 day" in learning.said(), what="a warning")
+        learning.process.terminate()
+        learning.process.wait(30)
+        assert fleet.counted("policy_revoked_key") == 0
+    assert read_report(fleet.folder)["trajectories"]["add_up"]
+    assert "Traceback" not in acting.said() + learning.said()
+
+
 def test_a_policy_that_waited_for_its_run_is_not_taken_once_its_key_is_revoked(fleet: Fleet, wait_until: Wait):
     topics, stolen = fleet.topics, fleet.signer()
     with fleet.board() as acting:

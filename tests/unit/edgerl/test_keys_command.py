@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cloud_learner.config import LearnerSettings
-from cloud_learner.signer import load_signer
+from cloud_learner.signer import SigningKeys
 from fleet_manager.fleet_folder import FleetFolder
 from fleet_manager.key_folder import KeyFolder
 from fleet_protocol.exit_codes import ExitCode, ProgramError
@@ -79,7 +79,7 @@ def test_a_rotation_replaces_the_key_and_a_revocation_names_it_for_ever(folder: 
     edgerl("renew", folder, "--days", "7")
     rows = shown(folder)
     assert (rows[-1]["key"], rows[-1]["role"], rows[-1]["generation"]) == (old, "revoked", 5)
-    assert load_signer(settings(folder)) is not None
+    assert SigningKeys.of(settings(folder)) is not None
     assert stat.S_IMODE((folder / "learner.key").stat().st_mode) == 0o600
 
 
@@ -138,7 +138,7 @@ def test_only_a_key_id_can_be_revoked(name: str, folder: Path):
 
 
 def test_a_learner_without_keys_signs_nothing():
-    assert load_signer(LearnerSettings()) is None
+    assert SigningKeys.of(LearnerSettings()) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_learner_without_keys_signs_nothing():
 )
 def test_a_learner_that_boards_would_refuse_does_not_start(changes: dict[str, str], sentence: str, folder: Path):
     with pytest.raises(ProgramError, match=sentence) as refusal:
-        load_signer(settings(folder, **{name: text.format(folder) for name, text in changes.items()}))
+        SigningKeys.of(settings(folder, **{name: text.format(folder) for name, text in changes.items()}))
     assert refusal.value.exit_code == ExitCode.CONFIG
 
 
@@ -167,10 +167,36 @@ def test_a_learner_with_an_expired_keyring_or_a_rotated_key_does_not_start(folde
     old.write_bytes((folder / "learner.key").read_bytes())
     KeyFolder(folder).rotate("learner", days=1.0)
     with pytest.raises(ProgramError, match="does not allow key"):
-        load_signer(settings(folder, signing_key=str(old)))
+        SigningKeys.of(settings(folder, signing_key=str(old)))
     KeyFolder(folder).renew(days=-1.0)
     with pytest.raises(ProgramError, match="has expired"):
-        load_signer(settings(folder))
+        SigningKeys.of(settings(folder))
+
+
+def test_a_learner_follows_keys_that_are_replaced_and_keeps_the_old_until_both_files_fit(folder: Path, tmp_path: Path):
+    keys = SigningKeys.of(settings(folder))
+    assert keys is not None
+    assert keys.problem == ""
+    first = keys.signer.key.key_id
+
+    def follow() -> bool:
+        keys._look_due_at = 0.0
+        return keys.follow()
+
+    assert not follow()
+    whole = (folder / "keyring").read_bytes()
+    KeyFolder(folder).rotate("learner", days=7.0)
+    new = (folder / "keyring").read_bytes()
+    (folder / "keyring").write_bytes(whole)  # the key is there, and its keyring not yet
+    assert not follow()
+    assert keys.signer.key.key_id == first
+    (folder / "keyring").write_bytes(new)
+    assert follow()
+    assert (keys.signer.key.key_id, keys.signer.keyring) == (shown(folder)[-1]["key"], new)
+    assert "expires in 7 days; `edgerl keys renew" in keys.problem
+    (folder / "keyring").unlink()
+    assert not follow()
+    assert keys.signer.keyring == new
 
 
 def test_a_private_key_is_no_root_key_and_is_not_quoted(folder: Path):
