@@ -48,7 +48,7 @@ class SpoiledFleet:
         self.folder, self.wait_until = folder, wait_until
         self._where = ("--broker", str(broker.address), "--fleet", name)
         self._keys = folder / "keys"
-        KeyFolder(self._keys).init(fleet=name, days=1.0)
+        KeyFolder(self._keys).init(fleet=name, days=30.0)
         self.collector = Collector(broker.address, fleet=name, history_path=None)
 
     def __enter__(self) -> Self:
@@ -195,7 +195,7 @@ def learner_learns_on_and_recovers(fleet: SpoiledFleet, error: int) -> None:
         wait_until(lambda: fleet.updates() > before + 10, timeout_s=60, what="further updates")
         assert checkpoint.read_bytes() == saved
         machine.recover()
-        wait_until(lambda: not trouble(), timeout_s=60, what="a heartbeat without trouble")
+        wait_until(lambda: "checkpoint.pt" not in trouble(), timeout_s=60, what="a heartbeat without trouble")
         assert checkpoint.read_bytes() != saved
         learning.process.terminate()
         assert learning.process.wait(60) == ExitCode.INTERRUPTED
