@@ -59,7 +59,7 @@ class Settlement:
         counters: list[int] = []
 
         def answers() -> list[CommandReply]:
-            return [reply for counter in counters if (reply := self._book.reply(counter)) is not None]
+            return [reply for counter in counters if (reply := self._book.reply(board_id, counter)) is not None]
 
         while not answers() and (left := deadline - time.monotonic()) > 0:
             counters.append(self._link.send_command(board_id, command, run_id=self._run_id))
