@@ -43,7 +43,7 @@ class Awakening:
             if boot in self._awake:
                 continue
             counters = self._asked.setdefault(boot, [])
-            if any(self._book.reply(counter) is not None for counter in counters):
+            if any(self._book.reply(board_id, counter) is not None for counter in counters):
                 self._awake.add(boot)
                 continue
             counters.append(self._link.send_command(board_id, Resume(), run_id=self._run_id))

@@ -37,7 +37,7 @@ class Settlement:
         asked: defaultdict[str, list[int]] = defaultdict(list)
 
         def silent() -> list[str]:
-            return [board_id for board_id in self._book.live_boards() if self._reply(asked[board_id]) is None]
+            return [board_id for board_id in self._book.live_boards() if self._reply(board_id, asked[board_id]) is None]
 
         while (waiting := silent()) and (left := deadline - time.monotonic()) > 0:
             for board_id in waiting:
@@ -65,16 +65,17 @@ class Settlement:
 
     def _ask(self, board_id: str, command: Command, *, timeout_s: float) -> CommandReply | None:
         counter = self._link.send_command(board_id, command, run_id=self._run_id)
-        self._book.wait_for(lambda: self._book.reply(counter) is not None, timeout_s)
+        self._book.wait_for(lambda: self._reply(board_id, [counter]) is not None, timeout_s)
         return self._answer(board_id, [counter])
 
     def _answer(self, board_id: str, counters: list[int]) -> CommandReply | None:
         """The first answer to any of these commands to a board, which the link notes."""
-        reply = self._reply(counters)
+        reply = self._reply(board_id, counters)
         problem = "no answer in time" if reply is None else reply.problem.sentence if reply.problem else ""
         for counter in counters[-1:]:
             self._link.note_answer(board_id, reply.counter if reply else counter, problem=problem)
         return reply
 
-    def _reply(self, counters: list[int]) -> CommandReply | None:
-        return next((reply for counter in counters if (reply := self._book.reply(counter)) is not None), None)
+    def _reply(self, board_id: str, counters: list[int]) -> CommandReply | None:
+        replies = (self._book.reply(board_id, counter) for counter in counters)
+        return next((reply for reply in replies if reply is not None), None)

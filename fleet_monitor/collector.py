@@ -11,6 +11,7 @@ from typing import Final, Self
 from fleet_monitor.fleet import Fleet, FleetView
 from fleet_monitor.history import History, NotWritten
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.arrivals import Arrivals
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
@@ -18,9 +19,11 @@ _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.2
 _END_WAIT_S: Final = 5.0
-_BACKLOG: Final = 10_000
-"""Messages that may wait; beyond it what comes again anyway is counted and dropped, and what is said once is kept."""
+_BACKLOG: Final = 40_000
+"""Messages that may wait, and bytes; a quarter of both for what comes again anyway. What has no room is counted."""
 _COMES_AGAIN: Final = frozenset({"telemetry", "log"})
+
+_BACKLOG_BYTES: Final = 268_435_456
 
 _Arrival = tuple[TopicAddress, bytes]
 
@@ -55,7 +58,7 @@ class Collector:
         self._flush_period_s = flush_period_s
         self._fleet = Fleet()
         self._lock = threading.Lock()
-        self._arrivals: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
+        self._arrivals: Arrivals[_Arrival] = Arrivals(max_messages=_BACKLOG, max_bytes=_BACKLOG_BYTES)
         self._failure: Exception | None = None
         self._connection = MqttConnection(
             address,
@@ -76,7 +79,7 @@ class Collector:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._connection.close()
-        self._arrivals.put(None)
+        self._arrivals.end()
         self._thread.join(timeout=_END_WAIT_S)
         if self._history is not None:
             self._history.close()
@@ -110,11 +113,10 @@ class Collector:
         address = self._topics.parse(topic)
         if address is None:
             return
-        if address.kind in _COMES_AGAIN and self._arrivals.qsize() >= _BACKLOG:
+        arrival = (address, payload)
+        if not self._arrivals.put(arrival, size_bytes=len(payload), comes_again=address.kind in _COMES_AGAIN):
             with self._lock:
                 self._fleet.ignore(f"{address.kind}_overrun")
-            return
-        self._arrivals.put((address, payload))
 
     def _work(self) -> None:
         try:
@@ -134,7 +136,7 @@ class Collector:
     def _take_next(self) -> bool:
         """Take one message, or wait a little for one; False at the end."""
         try:
-            arrival = self._arrivals.get(timeout=_POLL_S)
+            arrival = self._arrivals.get(_POLL_S)
         except queue.Empty:
             return True
         if arrival is None:
