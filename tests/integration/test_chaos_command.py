@@ -1,4 +1,4 @@
-"""`edgerl chaos` never calls a fault survived that was not shown to be: real pytest runs, of the matrix and of samples."""
+"""`edgerl chaos` calls no fault survived that was not shown to be: real pytest runs of samples, and of one fault."""
 
 import json
 import os
