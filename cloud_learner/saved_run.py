@@ -39,7 +39,7 @@ class SavedRun:
         """Replace the checkpoint.
 
         Raises:
-            ProgramError: The disk does not take it.
+            StateUnwritable: The disk does not take it.
         """
         state.save(
             {

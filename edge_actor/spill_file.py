@@ -20,7 +20,7 @@ from edge_actor.spill_records import account_records, read_account, read_window,
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import EarlierBoot
 from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.whole_files import sync_folder
+from fleet_protocol.whole_files import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -158,13 +158,12 @@ class SpillFile:
             self._connection = None
 
     def _open(self) -> sqlite3.Connection:
-        if not self._path.parent.is_dir():
-            self._path.parent.mkdir(parents=True)
-            for folder in list(self._path.parents)[1:3]:
-                sync_folder(folder)
+        make_folder(self._path.parent)
         connection = sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
         try:
             connection.text_factory = _lenient_text
+            # SQLite then reads also a file whose end is missing, page by page, instead of nothing of it.
+            connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")

@@ -80,7 +80,7 @@ class Supervisor:
             warn=self._diary.warn,
         )
         self._keeper.recover()
-        files = BoardFiles(folder, count=self._diary.count)
+        self._files = files = BoardFiles(folder, count=self._diary.count)
         self._gate = FrameGate(
             settings.root_key,
             fleet=settings.fleet,
@@ -131,9 +131,11 @@ class Supervisor:
                 self._send_telemetry()
                 self._memory.keep_policy(self._shelf.last_good)
                 self._gate.keep()
+                self._files.retry()
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
             self._gate.keep(now=True)
+            self._files.retry(now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
             self._keeper.close()

@@ -76,7 +76,6 @@ class Worker:
         self._rollout: Rollout | None = None
         self._credit = 0
         self._halted = False
-        self._is_still = False
         self._ended = False
         self._evaluation: EvaluatePolicy | None = None
         self._attention = False
@@ -148,7 +147,7 @@ class Worker:
         with self._mailbox:
             evaluation, self._evaluation = self._evaluation, None
             arrived, self._next_policy = self._next_policy, None
-            self._attention = self._is_still = halted = self._halted
+            self._attention = halted = self._halted
         if evaluation is not None:
             self._voice.send(self._evaluate(evaluation))
         if arrived is not None:
@@ -159,7 +158,7 @@ class Worker:
             self._voice.send(Halted())
             with self._mailbox:
                 self._mailbox.wait_for(lambda: not self._halted or self._ended or self._evaluation is not None)
-                self._attention, self._is_still = True, False
+                self._attention = True
 
     def _swap(self, policy: Policy, issued_monotonic_ns: int) -> None:
         started = time.perf_counter_ns()
@@ -231,8 +230,6 @@ class Worker:
                 case _:
                     return
             self._mailbox.notify_all()
-        if isinstance(message, Halt) and message.halted and self._is_still:
-            self._voice.send(Halted())  # whoever asks again has not had the first answer
 
     def _load(self, message: LoadPolicy) -> Policy | None:
         started = time.perf_counter_ns()

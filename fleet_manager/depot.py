@@ -190,7 +190,8 @@ def run_depot(root: Path, *, hosts: list[str], bind: str, port: int, started: Ca
     server = uvicorn.Server(config)
     depot.stop = lambda: setattr(server, "should_exit", True)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: None)  # uvicorn raises them again when it has ended
+        # For those that come before uvicorn listens to them; those that it has heard it raises again when it has ended.
+        signal.signal(number, lambda _number, _frame: depot.stop())
     with _listening(bind, port) as listener:
         host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
         started(f"https://{host}:{listener.getsockname()[1]}")

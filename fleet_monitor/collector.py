@@ -1,5 +1,6 @@
 """Listens to a fleet and keeps its picture and its history up to date, on a thread of its own."""
 
+import logging
 import queue
 import threading
 import time
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from fleet_monitor.fleet import Fleet, FleetView
-from fleet_monitor.history import History
+from fleet_monitor.history import History, NotWritten
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.topics import FleetTopics, TopicAddress
+
+_log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.2
 _END_WAIT_S: Final = 5.0
@@ -48,6 +51,7 @@ class Collector:
         topics = FleetTopics(fleet)
         self._topics = topics
         self._history = History(history_path, keep_hours=keep_hours) if history_path else None
+        self._is_unwritten = False
         self._flush_period_s = flush_period_s
         self._fleet = Fleet()
         self._lock = threading.Lock()
@@ -144,4 +148,17 @@ class Collector:
             return
         with self._lock:
             view, intervals = self._fleet.view(), self._fleet.intervals()
-        self._history.write(view.boards, intervals)
+        try:
+            self._history.write(view.boards, intervals)
+        except NotWritten as error:
+            self._note_unwritten(error)
+        else:
+            self._is_unwritten = False
+
+    def _note_unwritten(self, error: NotWritten) -> None:
+        """A disk that is full ends no monitor: these latencies are lost, counted, and the next are tried again."""
+        with self._lock:
+            self._fleet.ignore("history_unwritten")
+        if not self._is_unwritten:
+            _log.warning("%s; trying again with every flush", error)
+        self._is_unwritten = True

@@ -273,3 +273,11 @@ def test_no_token_is_made_for_a_board_that_has_a_certificate(depot: RunningDepot
     depot.ask(depot.token("b1"))
     with pytest.raises(ProgramError, match="edgerl broker revoke b1"):
         depot.token("b1")
+
+
+def test_it_ends_when_it_is_told_so_as_soon_as_it_is_there(tmp_path: Path):
+    FleetFolder.create(tmp_path / "fleet", fleet="home", hosts=["127.0.0.1"])
+    for _ in range(3):  # between its first word and its server's start lies a moment in which no signal may be lost
+        with running_depot(tmp_path / "fleet", tmp_path) as depot:
+            pass
+        assert depot.process.returncode == 0, depot.said()
