@@ -47,8 +47,8 @@ class PolicyShelf:
         self.newest = self.last_good = None
         self.highest_seen = 0
 
-    def accept(self, policy: HeldPolicy) -> None:
-        """Make a policy the newest.
+    def require_acceptable(self, policy: HeldPolicy) -> None:
+        """Refuse a policy that could not become the newest.
 
         Raises:
             FrameRefused: It is not newer, or has failed here before.
@@ -58,6 +58,14 @@ class PolicyShelf:
             raise FrameRefused("quarantined", f"policy {policy.version} has failed on this board before")
         if self.newest is not None and policy.version <= self.newest.version:
             raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
+
+    def accept(self, policy: HeldPolicy) -> None:
+        """Make a policy the newest.
+
+        Raises:
+            FrameRefused: It is not newer, or has failed here before.
+        """
+        self.require_acceptable(policy)
         self.newest = policy
 
     def prove(self, policy: HeldPolicy) -> None:

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
+from edge_actor.admission import Admission
 from edge_actor.board_files import BoardFiles
 from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox, require_our_protocol
 from edge_actor.board_memory import BoardMemory
@@ -23,7 +24,7 @@ from edge_actor.frame_gate import FrameGate
 from edge_actor.outbox import Outbox
 from edge_actor.outbox_entry import OutboxEntry
 from edge_actor.outbox_keeper import OutboxKeeper
-from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.presence import Presence
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
@@ -93,6 +94,7 @@ class Supervisor:
         self._presence = Presence(board_id, self._boot_id, workers=settings.workers, link=self._link, diary=self._diary)
         self._shelf = PolicyShelf()
         self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
+        self._admission = Admission(self._gate, shelf=self._shelf, workforce=self._workforce, count=self._diary.count)
         self._commander = Commander(
             board_id,
             self._boot_id,
@@ -103,7 +105,6 @@ class Supervisor:
         )
         self._run: RunSpec | None = None
         self._run_header: FrameHeader | None = None
-        self._waiting_policy: HeldPolicy | None = None
         self._heartbeats_behind = 0
         self._stopping = False
 
@@ -119,9 +120,11 @@ class Supervisor:
         try:
             while not self._stopping:
                 self._link.raise_failure()
-                wait([self._inbox.fileno(), *self._workforce.pipes()], timeout=_TICK_S)
+                pipes = (*self._workforce.pipes(), *self._admission.checker.pipes())
+                wait([self._inbox.fileno(), *pipes], timeout=_TICK_S)
                 for event in self._inbox.drain():
                     self._handle(event)
+                self._admission.checker.serve()
                 self._workforce.receive()
                 self._commander.answer()
                 self._presence.announce(self._run, self._workforce)
@@ -135,6 +138,7 @@ class Supervisor:
             self._gate.keep(now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
+            self._admission.checker.end()
             self._keeper.close()
             self._link.close(self._presence.session_id)
             self._inbox.close()
@@ -144,7 +148,7 @@ class Supervisor:
         if kept is not None:
             (header, run), policy = kept
             self._begin_run(header, run)
-            self._accept_policy(policy, group=run.group)
+            self._admission.offer(policy, group=run.group)
 
     # --- what comes from the network --------------------------------------------------------------------------------
 
@@ -167,7 +171,7 @@ class Supervisor:
             case "run":
                 self._take_run(payload)
             case "policy":
-                self._take_policy(subject, payload)
+                self._admission.take(payload, group=subject)
             case "learner":
                 self._take_heartbeat(decode(payload, LearnerReport))
             case "status" if subject == self._board_id:
@@ -201,30 +205,7 @@ class Supervisor:
             self._diary.counters["windows_dropped"] += 1
             self._workforce.window_left(entry.worker)
         self._workforce.start_run(run)
-        if self._waiting_policy is not None:
-            waiting, self._waiting_policy = self._waiting_policy, None
-            self._accept_policy(waiting, group=waiting.header.target)
-
-    def _take_policy(self, group: str, payload: bytes) -> None:
-        header, body = self._gate.open(payload, kind="policy", target=group)
-        self._accept_policy(HeldPolicy(header, body, frame=payload), group=group)
-
-    def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
-        if self._run is None or policy.header.run_id != self._run.run_id:
-            self._waiting_policy = policy  # its RunSpec may be on its way
-            return
-        if self._gate.is_revoked(policy.header):
-            self._diary.count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
-            return
-        if group not in (self._run.group, ALL_BOARDS):
-            raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
-        if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
-            return  # retained, and sent again
-        if self._shelf.newest is not None and self._gate.is_revoked(self._shelf.newest.header):
-            self._shelf.begin_run()
-        self._shelf.accept(policy)
-        self._gate.note(policy.header)
-        self._workforce.load_newest()
+        self._admission.begin_run(run)
 
     def _take_heartbeat(self, report: LearnerReport) -> None:
         published = report.versions.get(self._run.group, 0) if self._run else 0
@@ -281,6 +262,7 @@ class Supervisor:
             shelf=self._shelf,
             outbox=self._outbox,
             workforce=self._workforce,
+            pids=[*self._workforce.pids(), *self._admission.checker.pids()],
         )
         self._link.send_telemetry(telemetry)
 
