@@ -15,6 +15,7 @@ class Admission:
 
     Args:
         gate: Opens frames.
+        policy_bytes: What a policy may have.
         shelf: Where policies go that workers may have.
         workforce: Told to load them.
         count: Takes a counter's name and a sentence.
@@ -24,9 +25,16 @@ class Admission:
     """
 
     def __init__(
-        self, gate: FrameGate, *, shelf: PolicyShelf, workforce: Workforce, count: Callable[[str, str], None]
+        self,
+        gate: FrameGate,
+        *,
+        policy_bytes: int,
+        shelf: PolicyShelf,
+        workforce: Workforce,
+        count: Callable[[str, str], None],
     ) -> None:
         self._gate = gate
+        self._policy_bytes = policy_bytes
         self._shelf = shelf
         self._workforce = workforce
         self._count = count
@@ -49,6 +57,8 @@ class Admission:
             FrameRefused: It is not for this board, or not now.
         """
         header, body = self._gate.open(payload, kind="policy", target=group)
+        if len(body) > self._policy_bytes:
+            raise FrameRefused("too_large", f"expected a policy of at most {self._policy_bytes} bytes, got {len(body)}")
         self.offer(HeldPolicy(header, body, frame=payload), group=group)
 
     def offer(self, policy: HeldPolicy, *, group: str) -> None:
@@ -73,6 +83,14 @@ class Admission:
         self._shelf.require_acceptable(policy)
         self.checker.offer(policy)
 
+    def offer_kept(self, policies: list[HeldPolicy], *, group: str) -> None:
+        """Take policies that proved themselves before a restart, newest first: one to act, the others to go back to."""
+        sound = [policy for policy in policies if not self._shelf.is_quarantined(policy)]
+        for policy in sound[1:]:
+            self._shelf.remember(policy)
+        if sound:
+            self.offer(sound[0], group=group)
+
     def _admit(self, policy: HeldPolicy) -> None:
         if not self._gate.is_revoked(policy.header):
             self._shelf.accept(policy)
@@ -80,4 +98,7 @@ class Admission:
             self._workforce.load_newest()
 
     def _refuse(self, policy: HeldPolicy) -> None:
+        before = self._shelf.newest
         self._shelf.quarantine(policy)
+        if self._shelf.newest is not before:
+            self._workforce.load_newest()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet_protocol.whole_files import write_whole
+from fleet_protocol.whole_files import sync_folder, write_whole
 
 Count = Callable[[str, str], None]
 """Takes a counter's name and a sentence."""
@@ -48,6 +48,18 @@ class BoardFiles:
             write_whole(path, content)
         except OSError as error:
             self._count("state_unwritable", f"cannot write {path}: {error.strerror}; the board acts on without it")
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name, in place of what had it; nothing happens where it is not there."""
+        if self._folder is None:
+            return
+        try:
+            (self._folder / name).replace(self._folder / new_name)
+            sync_folder(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._count("state_unwritable", f"cannot rename {self._folder / name}: {error.strerror}")
 
     def note_useless(self, name: str, error: Exception) -> None:
         """Count a file that was read, and is not what it should be."""

@@ -53,6 +53,10 @@ def check(request: CheckPolicy) -> PolicyChecked:
         raise BadPolicyFile(
             f"expected a policy of run, version and frame stack {expected}, and it says {named}", reason="metadata"
         )
+    shapes: dict[str, tuple[int, ...]] = {"observation": stacked_shape(metadata.observation, metadata.frame_stack)}
+    if metadata.state_size:
+        shapes["state_in"] = (metadata.state_size,)
+    inspection.require_inputs(shapes)
     policy.warm_up()
     times_us = require_usable(policy, _observations(policy), at_most_s=_TRIAL_S)
     budget_us, slow_us = latency_budget_us(request.run, request.good_us), float(np.percentile(times_us, 99))

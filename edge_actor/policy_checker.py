@@ -9,6 +9,7 @@ from typing import Final
 from edge_actor.checker_messages import CheckerReady, CheckPolicy, FromChecker, PolicyChecked
 from edge_actor.checker_process import CheckerProcess
 from edge_actor.policy_shelf import HeldPolicy
+from edge_actor.workforce import ENDED_WITH_THE_AGENT
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.signing import FrameRefused
 
@@ -17,8 +18,6 @@ _CHECK_LIMIT_S: Final = 20.0
 _START_LIMIT_S: Final = 120.0
 _RESTART_FIRST_S: Final = 0.5
 _RESTART_LIMIT_S: Final = 30.0
-_ENDED_WITH_THE_AGENT: Final = frozenset({-signal.SIGTERM, -signal.SIGINT})
-"""Somebody stops the whole agent, and the policy has no part in it."""
 
 
 class PolicyChecker:
@@ -156,7 +155,7 @@ class PolicyChecker:
         delay_s = min(_RESTART_LIMIT_S, _RESTART_FIRST_S * 2.0**self._deaths_in_a_row) if self._deaths_in_a_row else 0.0
         self._start_at = time.monotonic() + delay_s
         self._deaths_in_a_row += 1
-        if suspect is None or (status in _ENDED_WITH_THE_AGENT and not hangs):
+        if suspect is None or (status in ENDED_WITH_THE_AGENT and not hangs):
             self._waiting = self._waiting or suspect
         elif hangs or status == -signal.SIGXCPU:
             self._say_no(suspect, "hang", "the checker did not come to an end with it")

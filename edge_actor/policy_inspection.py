@@ -64,6 +64,7 @@ class PolicyInspection:
             raise BadPolicyFile("not a TFLite file: the identifier TFL3 is missing")
         self._tables = FlatTables(model)
         self._weights: list[_Tensor] = []
+        self._inputs: dict[str, tuple[int, ...]] = {}
         try:
             self._inspect(copies, memory_bytes)
         except BrokenTables as error:
@@ -83,6 +84,18 @@ class PolicyInspection:
                     "is one",
                     reason="recipe",
                 )
+
+    def require_inputs(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Refuse other inputs than these; a runtime would bend the first ones to what it is given, and never fill more.
+
+        Args:
+            shapes: Of one copy, by name.
+
+        Raises:
+            BadPolicyFile: With the reason `shape`.
+        """
+        if self._inputs != shapes:
+            raise BadPolicyFile(f"expected the inputs {shapes}, got {self._inputs}", reason="shape")
 
     def _inspect(self, copies: int, memory_bytes: int) -> None:
         tables = self._tables
@@ -172,7 +185,9 @@ class PolicyInspection:
     def _walk(self, graph: int) -> None:
         """Follow the operators in their order: each reads what is there by then, and writes what nobody wrote."""
         known = {index for index, tensor in enumerate(self._tensors) if tensor.is_constant}
-        known |= self._indices(graph, 1)
+        inputs = self._indices(graph, 1)
+        self._inputs = {self._tensors[index].name: self._tensors[index].shape[1:] for index in inputs}
+        known |= inputs
         for operator in self._list(graph, 3):
             known |= self._results(operator, known)
         if not self._indices(graph, 2) <= known:

@@ -19,6 +19,7 @@ from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox, require_
 from edge_actor.board_memory import BoardMemory
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
+from edge_actor.crash_watch import BOXED_S, CrashWatch
 from edge_actor.diary import Diary
 from edge_actor.frame_gate import FrameGate
 from edge_actor.outbox import Outbox
@@ -26,6 +27,7 @@ from edge_actor.outbox_entry import OutboxEntry
 from edge_actor.outbox_keeper import OutboxKeeper
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.presence import Presence
+from edge_actor.quarantine import Quarantine
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
 from fleet_protocol.address import broker_address
@@ -92,9 +94,17 @@ class Supervisor:
         )
         self._memory = BoardMemory(files, self._gate, keep_policy_every_s=settings.keep_policy_every_s)
         self._presence = Presence(board_id, self._boot_id, workers=settings.workers, link=self._link, diary=self._diary)
-        self._shelf = PolicyShelf()
+        self._quarantine = Quarantine(files)
+        self._crash_watch = CrashWatch(files)
+        self._shelf = PolicyShelf(self._quarantine)
         self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
-        self._admission = Admission(self._gate, shelf=self._shelf, workforce=self._workforce, count=self._diary.count)
+        self._admission = Admission(
+            self._gate,
+            policy_bytes=settings.policy_bytes,
+            shelf=self._shelf,
+            workforce=self._workforce,
+            count=self._diary.count,
+        )
         self._commander = Commander(
             board_id,
             self._boot_id,
@@ -133,9 +143,13 @@ class Supervisor:
                 self._send_telemetry()
                 self._memory.keep_policy(self._shelf.last_good)
                 self._gate.keep()
+                self._quarantine.keep()
+                self._crash_watch.note(is_healthy=self._shelf.is_healthy)
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
             self._gate.keep(now=True)
+            self._quarantine.keep(now=True)
+            self._crash_watch.end()
             self._send_telemetry(now=True)
             self._workforce.end()
             self._admission.checker.end()
@@ -145,10 +159,19 @@ class Supervisor:
 
     def _recall(self) -> None:
         kept = self._memory.recall()
-        if kept is not None:
-            (header, run), policy = kept
-            self._begin_run(header, run)
-            self._admission.offer(policy, group=run.group)
+        if kept is None:
+            return
+        (header, run), policies = kept
+        self._begin_run(header, run)
+        rung = self._crash_watch.rung
+        for policy in policies[:rung]:
+            self._quarantine.add(policy.header.sha256, for_s=BOXED_S)
+            self._diary.count(
+                "kept_policies_locked_away",
+                f"{self._crash_watch.failed} starts in a row ended before a policy had proved itself: policy "
+                f"{policy.version}, which was kept, is locked away for a day",
+            )
+        self._admission.offer_kept(policies[rung:], group=run.group)
 
     # --- what comes from the network --------------------------------------------------------------------------------
 
