@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="seed of the first worker (default: from the system)")
     parser.add_argument("--outbox-bytes", type=int, help="bytes of unacked windows to keep (default 64 MiB)")
+    parser.add_argument("--policy-bytes", type=int, help="bytes that a policy may have (default 8 MiB)")
     parser.add_argument("--state", help="folder for what survives a restart (default edgerl-board; '' = none)")
     parser.add_argument("--spill-after-s", type=float, help="seconds until unacked windows go to disk (default 10)")
     parser.add_argument("--keep-policy-every-s", type=float, help="seconds between policies kept there (default 300)")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from fleet_protocol.whole_files import make_folder, write_whole
+from fleet_protocol.whole_files import make_folder, sync_folder, write_whole
 
 Count = Callable[[str, str], None]
 """Takes a counter's name and a sentence."""
@@ -62,6 +62,18 @@ class BoardFiles:
         if self._owed and (now or time.monotonic() >= self._retry_at):
             for name, content in list(self._owed.items()):
                 self.write(name, content)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name, in place of what had it; nothing happens where it is not there."""
+        if self._folder is None:
+            return
+        try:
+            (self._folder / name).replace(self._folder / new_name)
+            sync_folder(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._count("state_unwritable", f"cannot rename {self._folder / name}: {error.strerror}")
 
     def note_useless(self, name: str, error: Exception) -> None:
         """Count a file that was read, and is not what it should be."""

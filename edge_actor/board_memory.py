@@ -16,12 +16,13 @@ from fleet_protocol.signing import FrameRefused
 
 _RUN: Final = "run.frame"
 _POLICY: Final = "policy.frame"
+_POLICY_BEFORE: Final = "policy.before.frame"
 
 KeptRun = tuple[FrameHeader, RunSpec]
 
 
 class BoardMemory:
-    """Two files of a board.
+    """Three files of a board: its run, the policy that was kept last, and the one that was kept before it.
 
     Args:
         files: Where they are.
@@ -36,12 +37,15 @@ class BoardMemory:
         self._policy_due_at = 0.0
         self._kept_version = 0
 
-    def recall(self) -> tuple[KeptRun, HeldPolicy] | None:
-        """The run that the board was last told of, and the last policy of it that had proved itself."""
-        run, policy = self._recall_run(), self._recall_policy()
-        if run is None or policy is None or policy.header.run_id != run[1].run_id:
+    def recall(self) -> tuple[KeptRun, list[HeldPolicy]] | None:
+        """The run that the board was last told of, and policies of it that proved themselves, the newest first."""
+        run = self._recall_run()
+        if run is None:
             return None
-        return run, policy
+        policies = [self._recall_policy(name) for name in (_POLICY, _POLICY_BEFORE)]
+        kept = [policy for policy in policies if policy is not None and policy.header.run_id == run[1].run_id]
+        self._kept_version = max((policy.version for policy in kept), default=0)
+        return (run, kept) if kept else None
 
     def keep_run(self, frame: bytes) -> None:
         """Keep a run's frame; unchanged, it is not written again."""
@@ -56,6 +60,8 @@ class BoardMemory:
         if now or time.monotonic() >= self._policy_due_at:
             self._policy_due_at = time.monotonic() + self._keep_policy_every_s
             self._kept_version = policy.version
+            # Renamed first: whenever the power goes, one of the two names holds a whole policy.
+            self._files.rename(_POLICY, _POLICY_BEFORE)
             self._files.write(_POLICY, policy.frame)
 
     def _recall_run(self) -> KeptRun | None:
@@ -69,12 +75,9 @@ class BoardMemory:
             self._files.note_useless(_RUN, error)
             return None
 
-    def _recall_policy(self) -> HeldPolicy | None:
-        opened = self._open(_POLICY, "policy")
-        if opened is None:
-            return None
-        self._kept_version = opened[0].version
-        return HeldPolicy(*opened)
+    def _recall_policy(self, name: str) -> HeldPolicy | None:
+        opened = self._open(name, "policy")
+        return HeldPolicy(*opened) if opened is not None else None
 
     def _open(self, name: str, kind: str) -> tuple[FrameHeader, bytes, bytes] | None:
         frame = self._files.read(name)

@@ -33,6 +33,8 @@ class BoardSettings(Struct, frozen=True, kw_only=True):
     """Seed of the first worker; 0 = from the operating system."""
     outbox_bytes: int = 64 * 1024 * 1024
     """Bytes of unacked windows that are kept, in memory and on disk; beyond that the oldest are dropped, counted."""
+    policy_bytes: Annotated[int, Meta(gt=0)] = 8 * 1024 * 1024
+    """Bytes that a policy may have; a larger one is refused before it is read."""
     state: str = "edgerl-board"
     """Folder for what survives a restart, in a folder of the board's id; empty = nothing is kept."""
     spill_after_s: Annotated[float, Meta(gt=0.0)] = 10.0

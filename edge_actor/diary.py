@@ -95,11 +95,13 @@ class Diary:
         """A telemetry message should be sent."""
         return time.monotonic() >= self._due_at
 
-    def telemetry(self, *, run_id: str, shelf: PolicyShelf, outbox: Outbox, workforce: Workforce) -> Telemetry:
+    def telemetry(
+        self, *, run_id: str, shelf: PolicyShelf, outbox: Outbox, workforce: Workforce, pids: list[int]
+    ) -> Telemetry:
         """The next telemetry message."""
         now = time.monotonic()
         self._due_at = now + self._period_s
-        health = self._health.read(pids=workforce.pids(), outbox_bytes=outbox.bytes)
+        health = self._health.read(pids=pids, outbox_bytes=outbox.bytes)
         for name, sentence in self._power_watch.news(health.throttled):
             self.count(f"board_{name}", sentence)
         return Telemetry(

@@ -78,22 +78,22 @@ class Policy:
         try:
             self.metadata = convert(read_metadata(model), PolicyMetadata)
         except ValidationError as error:
-            raise BadPolicyFile(f"the policy's metadata: {error}") from error
+            raise BadPolicyFile(f"the policy's metadata: {error}", reason="metadata") from error
         make_interpreter, _ = interpreter_class()
         self._model = model  # the interpreter reads weights from these very bytes
         try:
             self._interpreter = make_interpreter(model_content=model, num_threads=1)
             self._fit_batch(copies)
         except (ValueError, RuntimeError, KeyError) as error:
-            raise BadPolicyFile(f"the runtime refuses the file: {error}") from error
+            raise BadPolicyFile(f"the runtime refuses the file: {error}", reason="runtime") from error
         details = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
         tensors = {d["name"]: d["index"] for d in details}
         memory = ("state_in", "state_out") if self.metadata.state_size else ()
         for name in (*_HEAD_OUTPUTS[self.metadata.head], *memory):
             if name not in tensors:
-                raise BadPolicyFile(f"the policy has no tensor {name!r}, as its metadata says")
+                raise BadPolicyFile(f"the policy has no tensor {name!r}, as its metadata says", reason="shape")
         if not memory and "state_in" in tensors:
-            raise BadPolicyFile("the policy has a memory, which its metadata does not tell (state_size)")
+            raise BadPolicyFile("the policy has a memory that its metadata does not tell (state_size)", reason="shape")
         self.observation = self._view(tensors["observation"])
         self.outputs = tuple(self._view(tensors[name]) for name in _HEAD_OUTPUTS[self.metadata.head])
         self.state_in, self.state_out = (self._view(tensors[name]) for name in memory) if memory else (None, None)
@@ -125,10 +125,10 @@ class Policy:
         try:
             self.infer()
         except (ValueError, RuntimeError) as error:
-            raise BadPolicyFile(f"the runtime cannot run the file: {error}") from error
+            raise BadPolicyFile(f"the runtime cannot run the file: {error}", reason="runtime") from error
         written = self.outputs if self.state_out is None else (*self.outputs, self.state_out)
         if not all(np.isfinite(output).all() for output in written):
-            raise BadPolicyFile("the policy's outputs are not finite on an observation of zeros")
+            raise BadPolicyFile("the policy's outputs are not finite on an observation of zeros", reason="nan")
 
     def require_made_for(self, run: RunSpec, observation: BoxSpec, action: SpaceSpec) -> None:
         """Refuse to act where this policy was not made for.
@@ -139,7 +139,9 @@ class Policy:
         """
         metadata = self.metadata
         if metadata.frame_stack != run.frame_stack:
-            raise BadPolicyFile(f"the policy stacks {metadata.frame_stack} frames, and the run {run.frame_stack}")
+            raise BadPolicyFile(
+                f"the policy stacks {metadata.frame_stack} frames, and the run {run.frame_stack}", reason="metadata"
+            )
         if (metadata.observation, metadata.action) != (observation, action):
             raise ProgramError(
                 ExitCode.SPACES_DIFFER,
@@ -161,23 +163,27 @@ class Policy:
         """Check the tensors against the metadata: a sampler relies on both."""
         metadata = self.metadata
         if (metadata.head == "categorical") != bool(branches(metadata.action)):
-            raise BadPolicyFile(f"a {metadata.head} head cannot act in {metadata.action}")
+            raise BadPolicyFile(f"a {metadata.head} head cannot act in {metadata.action}", reason="metadata")
         states = [] if self.state_in is None else [self.state_in, self.state_out]
         axes = _AXES.get(metadata.observation.dtype)
         if len(metadata.observation.shape) != axes:
-            raise BadPolicyFile(f"expected a float32 vector or a uint8 image to observe, got {metadata.observation}")
+            raise BadPolicyFile(
+                f"expected a float32 vector or a uint8 image to observe, got {metadata.observation}", reason="metadata"
+            )
         expected = [(copies, *stacked_shape(metadata.observation, metadata.frame_stack))]
         expected += [(copies, head_size(metadata.action))] * len(self.outputs)
         expected += [(copies, metadata.state_size)] * len(states)
         tensors = [self.observation, *self.outputs, *states]
         actual = [tensor.shape for tensor in tensors if tensor is not None]
         if actual != expected:
-            raise BadPolicyFile(f"expected tensors {expected} for {metadata.action}, got {actual}")
+            raise BadPolicyFile(f"expected tensors {expected} for {metadata.action}, got {actual}", reason="shape")
         kinds = ("float32",) if metadata.observation.dtype == "float32" else ("uint8", "int8")
         if self.observation.dtype.name not in kinds:
-            raise BadPolicyFile(f"expected an observation of {' or '.join(kinds)}, got {self.observation.dtype}")
+            raise BadPolicyFile(
+                f"expected an observation of {' or '.join(kinds)}, got {self.observation.dtype}", reason="shape"
+            )
         if any(tensor.dtype != np.float32 for tensor in tensors[1:] if tensor is not None):
-            raise BadPolicyFile("expected float32 outputs and states")
+            raise BadPolicyFile("expected float32 outputs and states", reason="shape")
 
     def _view(self, index: int) -> NDArray[Any]:
         tensor: NDArray[Any] = self._interpreter.tensor(index)()

@@ -1,10 +1,15 @@
-"""Which policy the board should run: the newest that was accepted, and the last one that proved itself."""
+"""Which policy the board should run: the newest that was accepted, and the last ones that proved themselves."""
 
 from dataclasses import dataclass
+from typing import Final
 
+from edge_actor.quarantine import Quarantine
 from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.messages import FrameHeader
 from fleet_protocol.signing import FrameRefused
+
+_GOOD_ONES: Final = 2
+"""Should the last good one fail after all, there is one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +33,46 @@ class HeldPolicy:
 
 
 class PolicyShelf:
-    """Keeps at most two policies of one run, and the hashes of those that must never run again.
+    """Keeps a few policies of one run.
+
+    Args:
+        quarantine: The hashes of those that must never run again.
 
     Attributes:
         newest: What workers should act with; None before the first policy of the run.
-        last_good: The newest that has filled a window on this board.
         highest_seen: The highest version received, accepted or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quarantine: Quarantine) -> None:
         self.newest: HeldPolicy | None = None
-        self.last_good: HeldPolicy | None = None
         self.highest_seen = 0
-        self._quarantined: set[bytes] = set()
+        self._good: list[HeldPolicy] = []
+        self._proved_now: set[bytes] = set()
+        self._quarantine = quarantine
+
+    @property
+    def last_good(self) -> HeldPolicy | None:
+        """The newest that has proved itself on this board."""
+        return self._good[0] if self._good else None
 
     def begin_run(self) -> None:
         """Forget the policies of the run before; what is quarantined stays so."""
-        self.newest = self.last_good = None
+        self.newest = None
+        self._good = []
+        self._proved_now = set()
         self.highest_seen = 0
+
+    def require_acceptable(self, policy: HeldPolicy) -> None:
+        """Refuse a policy that could not become the newest.
+
+        Raises:
+            FrameRefused: It is not newer, or has failed here before.
+        """
+        self.highest_seen = max(self.highest_seen, policy.version)
+        if self.is_quarantined(policy):
+            raise FrameRefused("quarantined", f"policy {policy.version} has failed on this board before")
+        if self.newest is not None and policy.version <= self.newest.version:
+            raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
 
     def accept(self, policy: HeldPolicy) -> None:
         """Make a policy the newest.
@@ -53,20 +80,44 @@ class PolicyShelf:
         Raises:
             FrameRefused: It is not newer, or has failed here before.
         """
-        self.highest_seen = max(self.highest_seen, policy.version)
-        if policy.header.sha256 in self._quarantined:
-            raise FrameRefused("quarantined", f"policy {policy.version} has failed on this board before")
-        if self.newest is not None and policy.version <= self.newest.version:
-            raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
+        self.require_acceptable(policy)
         self.newest = policy
 
+    def is_quarantined(self, policy: HeldPolicy) -> bool:
+        """It has failed on this board, or is locked away for now."""
+        return policy.header.sha256 in self._quarantine
+
+    def remember(self, policy: HeldPolicy) -> None:
+        """Go back to a policy that proved itself before a restart, should the newest fail."""
+        self._good.append(policy)
+
     def prove(self, policy: HeldPolicy) -> None:
-        """Note that a policy has filled a window."""
-        if self.last_good is None or policy.version > self.last_good.version:
-            self.last_good = policy
+        """Note that a policy has proved itself."""
+        self._proved_now.add(policy.header.sha256)
+        last = self.last_good
+        if last is None or policy.version > last.version:
+            self._good = [policy, *self._good][:_GOOD_ONES]
+            self._proved_now &= {good.header.sha256 for good in self._good}
+
+    @property
+    def is_healthy(self) -> bool:
+        """A policy has proved itself since the agent started."""
+        return bool(self._proved_now)
+
+    def is_proved(self, policy: HeldPolicy) -> bool:
+        """It has proved itself since the agent started, and is not to be watched again."""
+        return policy.header.sha256 in self._proved_now
+
+    def find(self, version: int) -> HeldPolicy | None:
+        """A policy that is here, by its version."""
+        held = [*self._good, *([self.newest] if self.newest else [])]
+        return next((policy for policy in held if policy.version == version), None)
 
     def quarantine(self, policy: HeldPolicy) -> None:
         """Never run this policy again, and go back to the last good one if it was the newest."""
-        self._quarantined.add(policy.header.sha256)
-        if self.newest is not None and self.newest.header.sha256 == policy.header.sha256:
+        sha256 = policy.header.sha256
+        self._quarantine.add(sha256)
+        self._proved_now.discard(sha256)
+        self._good = [good for good in self._good if good.header.sha256 != sha256]
+        if self.newest is None or self.newest.header.sha256 == sha256:
             self.newest = self.last_good

@@ -112,6 +112,7 @@ class Rollout:
 
         Raises:
             ProgramError: A copy fails again and again, and cannot be made anew.
+            UnusableOutputs: No action can be drawn: call `abandon_window`, and go on with another policy.
         """
         self._step = 0
         policy = newest_policy()
@@ -131,6 +132,17 @@ class Rollout:
         inference, environment, step_times, lateness = self._timings
         timings = Timings(inference, environment, step_times, lateness if self._pacer is not None else None)
         return self._trajectory(initial_state), timings
+
+    def abandon_window(self) -> int:
+        """Leave a window at the step whose action could not be drawn; episodes go on, and memories begin anew.
+
+        Returns:
+            The version of the policy that failed.
+        """
+        self.counters["steps_abandoned"] += self._step * len(self._now_first)
+        self.counters["episodes_abandoned"] += len(self._finished)
+        self._beholder.state[...] = 0
+        return int(self._versions[self._step])
 
     def take_notes(self) -> tuple[dict[str, int], list[str]]:
         """What was counted, and sentences for people, since the last call."""

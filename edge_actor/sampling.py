@@ -26,6 +26,10 @@ _LOG_TWO_PI: Final = math.log(2 * math.pi)
 Outputs = tuple[NDArray[np.float32], ...]
 
 
+class UnusableOutputs(ArithmeticError):
+    """A policy's outputs are not finite as they travel: no action can be drawn from them."""
+
+
 class Sampler(Protocol):
     """Draws actions for one window after the other.
 
@@ -48,7 +52,11 @@ class Sampler(Protocol):
         ...
 
     def sample(self, outputs: Outputs, step: int) -> list[Any]:
-        """Draw the actions of one step, record them, and return one for each environment."""
+        """Draw the actions of one step, record them, and return one for each environment.
+
+        Raises:
+            UnusableOutputs: The outputs are not finite.
+        """
         ...
 
     def greedy(self, outputs: Outputs) -> list[Any]:
@@ -96,7 +104,7 @@ class CategoricalSampler:
 
     def begin_window(self) -> None:
         """Fit the grid to the last window's logits; a policy swapped in later keeps it."""
-        if self._largest:
+        if 0 < self._largest < math.inf:
             self.wire_scale = float(np.clip(_HEADROOM * self._largest / _GRID_LIMIT, *_SCALE_RANGE))
         self._largest = 0.0
         self._uniforms = self._rng.random((*self.actions.shape[:2], len(self._branches)))
@@ -152,7 +160,10 @@ class CategoricalSampler:
             # Comparisons instead of min, max and abs: three calls less on every step of a board.
             if shift > largest or -shift > largest:
                 self._largest = largest = abs(shift)
-            level = round(shift / scale)
+            try:
+                level = round(shift / scale)
+            except (ValueError, OverflowError) as error:
+                raise UnusableOutputs(f"logits {logits}"[:200]) from error
             if level > _GRID_LIMIT:
                 level = _GRID_LIMIT
             elif level < -_GRID_LIMIT:
@@ -171,7 +182,10 @@ class CategoricalSampler:
         for index, branch in enumerate(self._branches):
             logits = outputs[0][:, branch].astype(np.float64)
             shifts = logits[:, 1:] - logits[:, :1]
-            self._largest = max(self._largest, float(np.abs(shifts).max()))
+            largest = float(np.abs(shifts).max())
+            if not largest < math.inf:  # so, and not >=, because of nan
+                raise UnusableOutputs("logits that are not finite")
+            self._largest = max(self._largest, largest)
             grid = np.rint(shifts / self.wire_scale).clip(-_GRID_LIMIT, _GRID_LIMIT)
             # Each branch sends one number less than it has logits.
             self.behavior_params[step, :, branch.start - index : branch.stop - index - 1] = grid
@@ -239,6 +253,8 @@ class GaussianSampler:
         self.actions[step] = actions
         distance = (actions - mean) / deviation
         self._log_prob[step] = (-0.5 * (distance * distance + _LOG_TWO_PI) - log_std).sum(axis=-1)
+        if not math.isfinite(sum(self._log_prob[step].tolist())):
+            raise UnusableOutputs("a mean or log_std that is not finite in float16")
         return self._for_environment(actions)
 
     def greedy(self, outputs: Outputs) -> list[NDArray[Any]]:

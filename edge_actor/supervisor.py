@@ -13,18 +13,21 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
+from edge_actor.admission import Admission
 from edge_actor.board_files import BoardFiles
 from edge_actor.board_link import Arrived, BoardLink, Connected, Inbox, require_our_protocol
 from edge_actor.board_memory import BoardMemory
 from edge_actor.commander import Commander
 from edge_actor.config import BoardSettings
+from edge_actor.crash_watch import BOXED_S, CrashWatch
 from edge_actor.diary import Diary
 from edge_actor.frame_gate import FrameGate
 from edge_actor.outbox import Outbox
 from edge_actor.outbox_entry import OutboxEntry
 from edge_actor.outbox_keeper import OutboxKeeper
-from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.presence import Presence
+from edge_actor.quarantine import Quarantine
 from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
 from fleet_protocol.address import broker_address
@@ -91,8 +94,17 @@ class Supervisor:
         )
         self._memory = BoardMemory(files, self._gate, keep_policy_every_s=settings.keep_policy_every_s)
         self._presence = Presence(board_id, self._boot_id, workers=settings.workers, link=self._link, diary=self._diary)
-        self._shelf = PolicyShelf()
+        self._quarantine = Quarantine(files)
+        self._crash_watch = CrashWatch(files)
+        self._shelf = PolicyShelf(self._quarantine)
         self._workforce = Workforce(settings, shelf=self._shelf, take_window=self._take_window, warn=self._diary.warn)
+        self._admission = Admission(
+            self._gate,
+            policy_bytes=settings.policy_bytes,
+            shelf=self._shelf,
+            workforce=self._workforce,
+            count=self._diary.count,
+        )
         self._commander = Commander(
             board_id,
             self._boot_id,
@@ -104,7 +116,6 @@ class Supervisor:
         )
         self._run: RunSpec | None = None
         self._run_header: FrameHeader | None = None
-        self._waiting_policy: HeldPolicy | None = None
         self._heartbeats_behind = 0
         self._stopping = False
 
@@ -120,9 +131,11 @@ class Supervisor:
         try:
             while not self._stopping:
                 self._link.raise_failure()
-                wait([self._inbox.fileno(), *self._workforce.pipes()], timeout=_TICK_S)
+                pipes = (*self._workforce.pipes(), *self._admission.checker.pipes())
+                wait([self._inbox.fileno(), *pipes], timeout=_TICK_S)
                 for event in self._inbox.drain():
                     self._handle(event)
+                self._admission.checker.serve()
                 self._workforce.receive()
                 self._commander.answer()
                 self._presence.announce(self._run, self._workforce)
@@ -131,23 +144,37 @@ class Supervisor:
                 self._send_telemetry()
                 self._memory.keep_policy(self._shelf.last_good)
                 self._gate.keep()
+                self._quarantine.keep()
+                self._crash_watch.note(is_healthy=self._shelf.is_healthy)
                 self._files.retry()
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
             self._gate.keep(now=True)
+            self._quarantine.keep(now=True)
+            self._crash_watch.end()
             self._files.retry(now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
+            self._admission.checker.end()
             self._keeper.close()
             self._link.close(self._presence.session_id)
             self._inbox.close()
 
     def _recall(self) -> None:
         kept = self._memory.recall()
-        if kept is not None:
-            (header, run), policy = kept
-            self._begin_run(header, run)
-            self._accept_policy(policy, group=run.group)
+        if kept is None:
+            return
+        (header, run), policies = kept
+        self._begin_run(header, run)
+        rung = self._crash_watch.rung
+        for policy in policies[:rung]:
+            self._quarantine.add(policy.header.sha256, for_s=BOXED_S)
+            self._diary.count(
+                "kept_policies_locked_away",
+                f"{self._crash_watch.failed} starts in a row ended before a policy had proved itself: policy "
+                f"{policy.version}, which was kept, is locked away for a day",
+            )
+        self._admission.offer_kept(policies[rung:], group=run.group)
 
     # --- what comes from the network --------------------------------------------------------------------------------
 
@@ -170,7 +197,7 @@ class Supervisor:
             case "run":
                 self._take_run(payload)
             case "policy":
-                self._take_policy(subject, payload)
+                self._admission.take(payload, group=subject)
             case "learner":
                 self._take_heartbeat(decode(payload, LearnerReport))
             case "status" if subject == self._board_id:
@@ -204,30 +231,7 @@ class Supervisor:
             self._diary.counters["windows_dropped"] += 1
             self._workforce.window_left(entry.worker)
         self._workforce.start_run(run)
-        if self._waiting_policy is not None:
-            waiting, self._waiting_policy = self._waiting_policy, None
-            self._accept_policy(waiting, group=waiting.header.target)
-
-    def _take_policy(self, group: str, payload: bytes) -> None:
-        header, body = self._gate.open(payload, kind="policy", target=group)
-        self._accept_policy(HeldPolicy(header, body, frame=payload), group=group)
-
-    def _accept_policy(self, policy: HeldPolicy, *, group: str) -> None:
-        if self._run is None or policy.header.run_id != self._run.run_id:
-            self._waiting_policy = policy  # its RunSpec may be on its way
-            return
-        if self._gate.is_revoked(policy.header):
-            self._diary.count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
-            return
-        if group not in (self._run.group, ALL_BOARDS):
-            raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
-        if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
-            return  # retained, and sent again
-        if self._shelf.newest is not None and self._gate.is_revoked(self._shelf.newest.header):
-            self._shelf.begin_run()
-        self._shelf.accept(policy)
-        self._gate.note(policy.header)
-        self._workforce.load_newest()
+        self._admission.begin_run(run)
 
     def _take_heartbeat(self, report: LearnerReport) -> None:
         published = report.versions.get(self._run.group, 0) if self._run else 0
@@ -284,6 +288,7 @@ class Supervisor:
             shelf=self._shelf,
             outbox=self._outbox,
             workforce=self._workforce,
+            pids=[*self._workforce.pids(), *self._admission.checker.pids()],
         )
         self._link.send_telemetry(telemetry)
 

@@ -17,22 +17,23 @@ import numpy as np
 
 from edge_actor.environment_copy import EnvironmentCopy
 from edge_actor.environments import Environment, make_environment
-from edge_actor.evaluation import play_greedy_episodes
+from edge_actor.evaluator import evaluate
 from edge_actor.pacer import Pacer
 from edge_actor.policy import Policy, interpreter_class
 from edge_actor.policy_file import BadPolicyFile
+from edge_actor.policy_seat import PolicySeat
 from edge_actor.rollout import Rollout
-from edge_actor.sampling import Sampler, as_action, make_sampler
+from edge_actor.sampling import Sampler, UnusableOutputs, as_action, make_sampler
 from edge_actor.step_clock import StepClock
 from edge_actor.worker_messages import (
     Credit,
-    Evaluated,
     EvaluatePolicy,
     Failed,
     Halt,
     Halted,
     LoadPolicy,
     PolicyAnswer,
+    PolicyVerdict,
     Ready,
     StartRun,
     ToWorker,
@@ -40,7 +41,7 @@ from edge_actor.worker_messages import (
 from edge_actor.worker_voice import WorkerVoice
 from fleet_protocol.codec import decode, encode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import EvaluationResult, Problem
+from fleet_protocol.messages import Problem
 from fleet_protocol.trajectory import pack_trajectory
 
 _PROMPT_SWITCH_S: Final = 0.0005
@@ -71,8 +72,8 @@ class Worker:
         self.action_space = self._copies[0].action_space
         self._rng = np.random.default_rng(start.seed or None)
         self._mailbox = threading.Condition()
-        self._policy: Policy | None = None
-        self._next_policy: tuple[Policy, int] | None = None
+        self._seat = PolicySeat(start.run)
+        self._next_policy: tuple[Policy, LoadPolicy] | None = None
         self._rollout: Rollout | None = None
         self._credit = 0
         self._halted = False
@@ -93,14 +94,19 @@ class Worker:
             began = 0
             while True:
                 self._wait_for_policy(began=began)
+                try:
+                    trajectory, timings = rollout.fill_window(self._newest_policy)
+                except UnusableOutputs as error:
+                    self._unseat(rollout, error)
+                    continue
                 began += 1
-                trajectory, timings = rollout.fill_window(self._newest_policy)
                 started = time.perf_counter_ns()
                 body = pack_trajectory(trajectory)
                 self._voice.note("encode_us", (time.perf_counter_ns() - started) / 1e3)
                 self._voice.send_window(
                     body, timings, rollout, env_steps=len(self._copies) * self._start.run.unroll_length
                 )
+                self._give_verdict(self._seat.watch(trajectory, timings))
         except _SupervisorGone:
             return
         finally:
@@ -127,16 +133,16 @@ class Worker:
     def _newest_policy(self) -> Policy:
         if self._attention:
             self._attend()
-        assert self._policy is not None  # noqa: S101 - a window begins only with a policy
-        return self._policy
+        assert self._seat.policy is not None  # noqa: S101 - a window begins only with a policy
+        return self._seat.policy
 
     def _wait_for_policy(self, *, began: int) -> Policy:
         while True:
             if self._attention:
                 self._attend()
             with self._mailbox:
-                if self._policy is not None and self._credit > began and not self._attention:
-                    return self._policy
+                if self._seat.policy is not None and self._credit > began and not self._attention:
+                    return self._seat.policy
                 if not self._attention:
                     self._mailbox.wait()
 
@@ -149,7 +155,15 @@ class Worker:
             arrived, self._next_policy = self._next_policy, None
             self._attention = halted = self._halted
         if evaluation is not None:
-            self._voice.send(self._evaluate(evaluation))
+            self._voice.send(
+                evaluate(
+                    evaluation,
+                    self._start,
+                    make_copies=self._make_copies,
+                    make_sampler=self._make_sampler,
+                    clock=self._clock,
+                )
+            )
         if arrived is not None:
             self._swap(*arrived)
         if halted:
@@ -160,39 +174,22 @@ class Worker:
                 self._mailbox.wait_for(lambda: not self._halted or self._ended or self._evaluation is not None)
                 self._attention = True
 
-    def _swap(self, policy: Policy, issued_monotonic_ns: int) -> None:
+    def _swap(self, policy: Policy, message: LoadPolicy) -> None:
         started = time.perf_counter_ns()
-        self._policy = policy
+        self._seat.take(policy, is_good=message.is_good)
         self._voice.note("swap_us", (time.perf_counter_ns() - started) / 1e3)
-        if issued_monotonic_ns:
-            self._voice.note("publish_to_act_ms", max(0, time.monotonic_ns() - issued_monotonic_ns) / 1e6)
+        if message.issued_monotonic_ns:
+            self._voice.note("publish_to_act_ms", max(0, time.monotonic_ns() - message.issued_monotonic_ns) / 1e6)
 
-    def _evaluate(self, command: EvaluatePolicy) -> Evaluated:
-        if self._start.run.control_hz:
-            problem = Problem(
-                code=ExitCode.ENVIRONMENT_REFUSED,
-                sentence="a run with control_hz acts on one environment, which is in use: evaluate in another run",
-            )
-            return Evaluated(counter=command.counter, problem=problem)
-        try:
-            policy = Policy(command.model, copies=len(self._copies))
-            policy.warm_up()
-            copies = self._make_copies()
-            returns, lengths = play_greedy_episodes(
-                copies,
-                policy,
-                self._make_sampler(policy, 1),
-                episodes=command.episodes,
-                seed=command.seed,
-                clock=self._clock,
-            )
-            _close(copies)
-        except BadPolicyFile as error:
-            return Evaluated(counter=command.counter, problem=Problem(code=ExitCode.BUG, sentence=str(error)))
-        except ProgramError as error:
-            return Evaluated(counter=command.counter, problem=_problem(error))
-        result = EvaluationResult(policy_version=command.version, returns=returns, lengths=lengths)
-        return Evaluated(counter=command.counter, result=result)
+    def _unseat(self, rollout: Rollout, error: UnusableOutputs) -> None:
+        """Go on with the last good policy; without one, with the safe action until another comes."""
+        self._give_verdict(self._seat.fail(rollout.abandon_window(), "nan", str(error)))
+        if self._seat.policy is None:
+            rollout.come_to_rest()
+
+    def _give_verdict(self, verdict: PolicyVerdict | None) -> None:
+        if verdict is not None:
+            self._voice.send(verdict)
 
     # --- reader thread ----------------------------------------------------------------------------------------------
 
@@ -217,7 +214,7 @@ class Worker:
         with self._mailbox:
             match message:
                 case LoadPolicy() if loaded is not None:
-                    self._next_policy = (loaded, message.issued_monotonic_ns)
+                    self._next_policy = (loaded, message)
                     self._attention = True
                 case Credit():
                     self._credit = message.windows

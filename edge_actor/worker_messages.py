@@ -21,6 +21,8 @@ class LoadPolicy(Message, frozen=True, kw_only=True, tag="load_policy"):
     model: bytes
     issued_monotonic_ns: int = 0
     """The learner's clock at publication, if it is this machine's clock too; else 0."""
+    is_good: bool = False
+    """It has proved itself on this board, and is not watched."""
 
 
 class Credit(Message, frozen=True, kw_only=True, tag="credit"):
@@ -73,6 +75,14 @@ class PolicyAnswer(Message, frozen=True, kw_only=True, tag="policy"):
     problem: Problem | None = None
 
 
+class PolicyVerdict(Message, frozen=True, kw_only=True, tag="verdict"):
+    """An acting policy has proved itself, or (with a reason) has failed and acts no more."""
+
+    version: int
+    reason: str = ""
+    sentence: str = ""
+
+
 class Halted(Message, frozen=True, kw_only=True, tag="halted"):
     """No step is taken from now on."""
 
@@ -91,4 +101,4 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     problem: Problem
 
 
-FromWorker = Ready | WindowDone | PolicyAnswer | Halted | Evaluated | Failed
+FromWorker = Ready | WindowDone | PolicyAnswer | PolicyVerdict | Halted | Evaluated | Failed

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from edge_actor.worker_messages import (
     Halted,
     LoadPolicy,
     PolicyAnswer,
+    PolicyVerdict,
     Ready,
     StartRun,
     WindowDone,
@@ -27,6 +29,8 @@ from edge_actor.worker_process import WorkerProcess
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import Problem, RunSpec
 
+ENDED_WITH_THE_AGENT: Final = frozenset({-signal.SIGTERM, -signal.SIGINT})
+"""Somebody stops the whole agent, and the policy has no part in it."""
 _RESTART_FIRST_S: Final = 0.5
 _RESTART_LIMIT_S: Final = 30.0
 _NOT_WORTH_RETRYING: Final = frozenset(
@@ -177,9 +181,14 @@ class Workforce:
         policy = self._shelf.newest
         if policy is None or not worker.is_ready:
             return
-        self._unproved[worker.index] = policy
+        is_good = self._shelf.is_proved(policy)
+        self._unproved.pop(worker.index, None)
+        if not is_good:
+            self._unproved[worker.index] = policy
+        # A policy that comes back was published long ago: that says nothing of how fast policies come.
+        issued_ns = 0 if is_good else policy.issued_monotonic_ns
         worker.send(
-            LoadPolicy(version=policy.version, model=policy.model, issued_monotonic_ns=policy.issued_monotonic_ns)
+            LoadPolicy(version=policy.version, model=policy.model, issued_monotonic_ns=issued_ns, is_good=is_good)
         )
 
     def _take(self, worker: WorkerProcess, message: FromWorker) -> None:
@@ -191,13 +200,12 @@ class Workforce:
                 self._load(worker)
             case WindowDone():
                 self._failures[worker.index] = 0
-                self._prove(worker)
                 self.counters.update(message.counters)
                 for sentence in message.warnings:
                     self._warn(sentence)
                 self._take_window(worker.serial, message)
-            case PolicyAnswer():
-                self._take_answer(worker, message)
+            case PolicyAnswer() | PolicyVerdict():
+                self._take_word_of_policy(worker, message)
             case Halted():
                 worker.is_halted = True
             case Evaluated():
@@ -207,10 +215,27 @@ class Workforce:
                 self._unproved.pop(worker.index, None)  # it said why, so the policy is no suspect
                 self._warn(message.problem.sentence)
 
-    def _prove(self, worker: WorkerProcess) -> None:
+    def _take_word_of_policy(self, worker: WorkerProcess, word: PolicyAnswer | PolicyVerdict) -> None:
+        if isinstance(word, PolicyAnswer):
+            self._take_answer(worker, word)
+        else:
+            self._take_verdict(worker, word)
+
+    def _take_verdict(self, worker: WorkerProcess, verdict: PolicyVerdict) -> None:
         policy = self._unproved.get(worker.index)
-        if policy is not None and worker.policy_version >= policy.version:
-            self._shelf.prove(self._unproved.pop(worker.index))
+        if policy is not None and policy.version == verdict.version:
+            del self._unproved[worker.index]
+        if not verdict.reason:
+            if policy is not None and policy.version == verdict.version:
+                self._shelf.prove(policy)
+            return
+        failed = self._shelf.find(verdict.version)
+        if failed is not None:  # and not what another worker has said before
+            self.counters["policies_rolled_back"] += 1
+            self.counters[f"probation_{verdict.reason}"] += 1
+            self._warn(f"policy {verdict.version} failed while it acted ({verdict.reason}): {verdict.sentence}")
+            self._shelf.quarantine(failed)
+            self.load_newest()
 
     def _take_answer(self, worker: WorkerProcess, answer: PolicyAnswer) -> None:
         if answer.problem is None:
@@ -239,7 +264,7 @@ class Workforce:
         if self.problem is not None and self.problem.code in _NOT_WORTH_RETRYING:
             return  # nothing here changes until the run or the board's owner does
         self.counters["worker_restarts"] += 1
-        if suspect is not None and worker.is_ready:
+        if suspect is not None and worker.is_ready and status not in ENDED_WITH_THE_AGENT:
             self.counters["policies_quarantined"] += 1
             self._shelf.quarantine(suspect)
             self._warn(f"worker {worker.index} died (status {status}) with the unproved policy {suspect.version}")

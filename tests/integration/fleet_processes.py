@@ -53,10 +53,11 @@ class Program:
         """All that it printed."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def children(self) -> list[int]:
-        """Its child processes."""
+    def children(self, module: str) -> list[int]:
+        """Its child processes that run a module."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
+        pids = [int(pid) for pid in path.read_text().split()]
+        return [pid for pid in pids if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
 
 def board(

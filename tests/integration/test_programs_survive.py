@@ -88,7 +88,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_with_the_last_good_policy(
         board(tmp_path, mosquitto.address, fleet_name, "b1") as acting,
     ):
         wait_until(lambda: env_steps_of(collector, "b1") > 2000, timeout_s=30, what="the first steps")
-        (worker,) = acting.children()
+        (worker,) = acting.children("edge_actor.worker")
         kill(worker)
         wait_until(lambda: counter_of(collector, "b1", "worker_restarts") == 1, what="the restart's counter")
         before = env_steps_of(collector, "b1")

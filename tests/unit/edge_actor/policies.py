@@ -4,7 +4,15 @@ import numpy as np
 from msgspec import to_builtins
 
 from compressor import Layer, PolicyGraph, Precision, compress
+from edge_actor.board_files import BoardFiles
+from edge_actor.policy_shelf import PolicyShelf
+from edge_actor.quarantine import Quarantine
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec, SpaceSpec, branches, head_size
+
+
+def make_shelf() -> PolicyShelf:
+    """A shelf that keeps nothing on disk."""
+    return PolicyShelf(Quarantine(BoardFiles(None, count=lambda *_: None)))
 
 
 def make_policy_file(

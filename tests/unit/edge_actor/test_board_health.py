@@ -8,12 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from policies import make_shelf
 
 from edge_actor.board_health import BoardHealth, PowerWatch, pss_mb
 from edge_actor.config import BoardSettings
 from edge_actor.diary import Diary
 from edge_actor.outbox import Outbox
-from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.workforce import Workforce
 from fleet_protocol.messages import LogLine
 
@@ -213,12 +213,12 @@ def test_telemetry_carries_the_board_and_a_weak_supply_is_one_warning(tmp_path: 
     said: list[LogLine] = []
     make_pi(tmp_path)
     diary = Diary("b1", "boot", period_s=1.0, send_log=said.append, health=BoardHealth(root=tmp_path))
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     workforce = Workforce(BoardSettings(), shelf=shelf, take_window=lambda _worker, _window: None, warn=diary.warn)
     outbox = Outbox(max_bytes=1000, clock=lambda: 0.0, rng=random.Random(0))
 
     def report():
-        return diary.telemetry(run_id="", shelf=shelf, outbox=outbox, workforce=workforce)
+        return diary.telemetry(run_id="", shelf=shelf, outbox=outbox, workforce=workforce, pids=workforce.pids())
 
     assert report().health.temperature_c == 48.312
     assert (said, report().counters) == ([], {})

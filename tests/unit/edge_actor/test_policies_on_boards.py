@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policies import make_policy_file
+from policies import make_policy_file, make_shelf
 
 from edge_actor.board_spaces import action_spec, observation_spec
 from edge_actor.environments import make_environment
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
-from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.policy_shelf import HeldPolicy
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import FrameHeader
 from fleet_protocol.signing import FrameRefused
@@ -87,7 +87,7 @@ def held(version: int, content: bytes = b"") -> HeldPolicy:
 
 
 def test_only_a_newer_policy_is_accepted():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     shelf.accept(held(3))
     for version in (2, 3):
         with pytest.raises(FrameRefused) as refused:
@@ -98,7 +98,7 @@ def test_only_a_newer_policy_is_accepted():
 
 
 def test_a_policy_that_failed_brings_back_the_last_good_one_and_is_never_tried_again():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     good, bad = held(1), held(2, b"bad")
     shelf.accept(good)
     shelf.prove(good)

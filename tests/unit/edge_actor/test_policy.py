@@ -171,7 +171,7 @@ def test_any_overwritten_file_is_read_or_refused(changes: list[tuple[int, int]])
 
 
 def test_a_million_names_in_one_place_take_no_time():
-    """Entries may all point to one huge name: looking for ours must not copy it each time."""
+    """Entries may all point to one huge name: nobody reads them all."""
     entries, name = 100_000, b"x" * 2_000_000
     root, vector = 28, 36
     entry_vtable = vector + 4 + 4 * entries
@@ -182,6 +182,6 @@ def test_a_million_names_in_one_place_take_no_time():
     )
     model += struct.pack("<3H2xiII", 6, 8, 4, entry - entry_vtable, 4, len(name)) + name
     started = time.monotonic()
-    with pytest.raises(BadPolicyFile, match="carries no"):
+    with pytest.raises(BadPolicyFile, match="at most"):
         read_metadata(model)
     assert time.monotonic() - started < 3

@@ -1,8 +1,9 @@
 """Newer policies replace older ones, and one that failed here never runs here again."""
 
 import pytest
+from policies import make_shelf
 
-from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
+from edge_actor.policy_shelf import HeldPolicy
 from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.messages import FrameHeader
 from fleet_protocol.signing import FrameRefused
@@ -26,7 +27,7 @@ def make_policy(version: int, *, content: int | None = None, kernel: str = "", i
 
 
 def test_the_newest_accepted_policy_is_the_one_to_run():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     assert shelf.newest is None
     for version in (3, 4, 9):
         shelf.accept(make_policy(version))
@@ -36,7 +37,7 @@ def test_the_newest_accepted_policy_is_the_one_to_run():
 
 @pytest.mark.parametrize("version", [1, 4, 5])
 def test_one_that_is_not_newer_is_refused(version: int):
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     shelf.accept(make_policy(5))
     with pytest.raises(FrameRefused) as refusal:
         shelf.accept(make_policy(version, content=99))
@@ -45,7 +46,7 @@ def test_one_that_is_not_newer_is_refused(version: int):
 
 
 def test_what_failed_here_never_runs_again_not_even_under_a_newer_version():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     shelf.accept(make_policy(1))
     shelf.prove(make_policy(1))
     shelf.accept(make_policy(2))
@@ -60,7 +61,7 @@ def test_what_failed_here_never_runs_again_not_even_under_a_newer_version():
 
 
 def test_a_late_quarantine_of_an_older_policy_leaves_the_newest_alone():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     for version in (1, 2):
         shelf.accept(make_policy(version))
     shelf.quarantine(make_policy(1))
@@ -68,21 +69,21 @@ def test_a_late_quarantine_of_an_older_policy_leaves_the_newest_alone():
 
 
 def test_without_a_proved_policy_a_quarantine_leaves_none():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     shelf.accept(make_policy(1))
     shelf.quarantine(make_policy(1))
     assert shelf.newest is None
 
 
 def test_the_last_good_policy_never_goes_back():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     for version in (2, 1):
         shelf.prove(make_policy(version))
     assert shelf.last_good == make_policy(2)
 
 
 def test_a_new_run_begins_with_an_empty_shelf_but_remembers_what_failed():
-    shelf = PolicyShelf()
+    shelf = make_shelf()
     shelf.accept(make_policy(8))
     shelf.quarantine(make_policy(8))
     shelf.begin_run()
