@@ -16,7 +16,7 @@ from fleet_protocol.exit_codes import ExitCode
 
 BOARDS: Final = 1000
 OUTAGE_S: Final = 30.0
-"""By then most boards wait as long as they ever do: up to 30 s, at random."""
+"""By then most boards wait as long as they ever do: up to 20 s, at random."""
 BACK_S: Final = 30.0
 LIGHT_WORK: Final = (
     *("--unroll-length", "8", "--copies", "2", "--batch-windows", "64"),
