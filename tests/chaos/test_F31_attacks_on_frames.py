@@ -82,7 +82,7 @@ ATTACKS: Final[list[tuple[str, str, str, Callable[[Attacker], bytes]]]] = [
         "threshold: another root",
         "policy/all",
         "policy_keyring",
-        lambda a: a.seal(a.named_by(PrivateKey(), a.fleet.name)),
+        lambda a: a.of_fleet(a.fleet.name, PrivateKey()),
     ),
     (
         "a learner that plays root",
@@ -95,7 +95,7 @@ ATTACKS: Final[list[tuple[str, str, str, Callable[[Attacker], bytes]]]] = [
         "a keyring of another fleet",
         "policy/all",
         "policy_fleet",
-        lambda a: a.seal(a.named_by(root_of(a.fleet), "other")),
+        lambda a: a.of_fleet("other"),
     ),
     ("rollback: the first policy again", "policy/all", "policy_rollback", lambda a: encode(a.policies[0])),
     (
