@@ -56,6 +56,7 @@ def test_F18_a_broker_that_is_killed_and_forgets_costs_nothing(fleet_name: str, 
 
 
 @BOTH
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_F18_a_broker_that_is_killed_three_times_costs_nothing(
     persists: bool, fleet_name: str, tmp_path: Path, wait_until: WaitUntil

@@ -1,5 +1,7 @@
 """F19: the learner dies at a step of its own, and the accounts say exactly what that cost (D3, D4)."""
 
+import functools
+import importlib
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,8 +29,9 @@ STEPS: Final[dict[str, Step]] = {
     "before a checkpoint": ("cloud_learner.saved_run:SavedRun.save", "before"),
     "before a checkpoint's bytes": ("torch:save", "before"),
     "with a checkpoint's bytes in the draft": ("torch:save", "after"),
-    "before a checkpoint is renamed": ("cloud_learner.checkpoints:_rename_durably", "before"),
-    "after a checkpoint was renamed": ("cloud_learner.checkpoints:_rename_durably", "after"),
+    "before a checkpoint is renamed": ("pathlib:Path.replace", "before"),
+    "after a checkpoint was renamed, before its folder is synced": ("cloud_learner.checkpoints:sync_folder", "before"),
+    "after a checkpoint": ("cloud_learner.saved_run:SavedRun.save", "after"),
     "before a policy is numbered": ("cloud_learner.checkpoints:VersionCounter.next", "before"),
     "after a policy was numbered": ("cloud_learner.checkpoints:VersionCounter.next", "after"),
     "before a policy is published": ("cloud_learner.fleet_link:FleetLink.publish_policy", "before"),
@@ -64,7 +67,12 @@ class Killing:
             self._folder, self._broker.address, self._fleet, *LEARNER, *flags, through=(KILLED_AT, *step, str(armed))
         ) as dying:
             if not armed_at_start:
-                self._wait_until(lambda: accounts.count_acked() >= acked + 10, timeout_s=90, what="acks")
+                self._wait_until(
+                    lambda: accounts.count_acked() >= acked + 10 or dying.process.poll() is not None,
+                    timeout_s=90,
+                    what="acks",
+                )
+                assert dying.process.poll() is None, dying.said()  # it is not its time yet
                 self._wait_until((self._folder / "state/checkpoint.pt").exists, timeout_s=30, what="a checkpoint")
                 armed.touch()
             assert dying.process.wait(60) == -signal.SIGKILL, dying.said()
@@ -75,6 +83,13 @@ class Killing:
 @pytest.fixture
 def killing(tmp_path: Path, mosquitto: RunningBroker, fleet_name: str, wait_until: Callable[..., None]) -> Killing:
     return Killing(tmp_path, mosquitto, fleet_name, wait_until)
+
+
+@pytest.mark.everyday
+def test_every_step_is_a_function_that_there_is():
+    for step, _ in (STEPS | AT_ITS_START | AT_ITS_END).values():
+        module, _, path = step.partition(":")
+        assert callable(functools.reduce(getattr, path.split("."), importlib.import_module(module)))
 
 
 @pytest.mark.everyday
@@ -89,6 +104,7 @@ def test_F19_a_learner_killed_between_insert_ack_and_checkpoint_loses_exactly_wh
         assert accounts.versions == sorted(set(accounts.versions))
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_F19_a_learner_killed_at_each_step_of_its_loop_in_turn(
     killing: Killing, mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]

@@ -22,6 +22,12 @@ from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.topics import FleetTopics
 
 WaitUntil = Callable[..., None]
+RUN_STEPS = 8
+RUN = (
+    *("--max-age-s", "3600", "--max-policy-lag", "20"),
+    # A clock: boards go on producing while nobody hears them.
+    *("--control-hz", "100", "--unroll-length", str(RUN_STEPS)),
+)
 
 
 def without(name: str, window: bytes) -> bytes:
@@ -37,19 +43,18 @@ def test_F24_windows_beyond_the_lag_of_unknown_versions_or_without_logits_are_co
 ):
     topics = FleetTopics(fleet_name)
     odd_windows = {
-        "a version that was never published": recorded_window(32, 16, 10**9, 0),
-        "no logits": without("behavior_params", recorded_window(32, 16, 1, 0)),
-        "no versions": without("version_runs", recorded_window(32, 16, 1, 0)),
-        "another T": recorded_window(31, 16, 1, 0),
+        "a version that was never published": recorded_window(8, 1, 10**9, 0),
+        "no logits": without("behavior_params", recorded_window(8, 1, 1, 0)),
+        "no versions": without("version_runs", recorded_window(8, 1, 1, 0)),
+        "another T": recorded_window(7, 1, 1, 0),
     }
-    run = ("--max-age-s", "3600", "--max-policy-lag", "20")
     with (
         TcpProxy(mosquitto.address) as proxy,
         Accounts(mosquitto.address, fleet_name) as accounts,
         MqttConnection(mosquitto.address, client_id="odd", subscriptions=[]) as odd,
         board(tmp_path, mosquitto.address, fleet_name, "b1"),
         board(tmp_path, proxy.address, fleet_name, "b2"),
-        learner(tmp_path, mosquitto.address, fleet_name, *run) as learning,
+        learner(tmp_path, mosquitto.address, fleet_name, *RUN) as learning,
     ):
         wait_until(
             lambda: len(accounts.acked) == 2 and accounts.count_acked() > 20, timeout_s=90, what="acks for both boards"
@@ -77,7 +82,7 @@ def test_F24_windows_beyond_the_lag_of_unknown_versions_or_without_logits_are_co
     assert windows["dropped"]["stale"] >= 1, windows
     assert windows["dropped"]["invalid"] == len(odd_windows), windows
     assert report["ignored"]["refused_stale"] == windows["dropped"]["stale"]
-    assert report["env_steps"] == windows["learned"] * 32 * 16
+    assert report["env_steps"] == windows["learned"] * RUN_STEPS
     (of_the_odd,) = [boot for boot in saved.ledger.state()["boots"] if boot["board_id"] == "odd"]
     assert not of_the_odd["learned"]
     assert report["policy_lag"]["max"] < 40  # of what was learned: nothing of b2's from before it was cut off
@@ -87,11 +92,10 @@ def test_F16_a_board_that_was_away_for_fifty_versions_jumps_to_the_current_one(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
 ):
     flags = ("--spill-after-s", "1", "--keep-policy-every-s", "0")
-    run = ("--max-age-s", "3600", "--max-policy-lag", "20")
     with (
         TcpProxy(mosquitto.address) as proxy,
         Accounts(mosquitto.address, fleet_name) as accounts,
-        learner(tmp_path, mosquitto.address, fleet_name, *run) as learning,
+        learner(tmp_path, mosquitto.address, fleet_name, *RUN) as learning,
         board(tmp_path, mosquitto.address, fleet_name, "b1"),
     ):
         with board(tmp_path, proxy.address, fleet_name, "b2", *flags):
@@ -123,7 +127,7 @@ def test_F16_a_board_that_was_away_for_fifty_versions_jumps_to_the_current_one(
     assert windows["add_up"], windows
     assert windows["lost_window"] == 0
     assert windows["dropped"]["stale"] >= 1  # it came back with windows of its old version
-    assert report["env_steps"] == windows["learned"] * 32 * 16
+    assert report["env_steps"] == windows["learned"] * RUN_STEPS
     saved = SavedRun.load(StateFolder(tmp_path / "state"))
     assert saved is not None
     (old,) = [boot for boot in saved.ledger.state()["boots"] if boot["boot_id"] == old_boot]
