@@ -139,7 +139,7 @@ def _boards(database: sqlite3.Connection) -> list[BoardRow]:
 
 
 def _is_silent(board: BoardRow) -> bool:
-    # Where no monitor runs any more, the last word may be long ago; and one from the future is of a clock that was wrong.
+    # Where no monitor runs any more, the last word may be long ago; one from the future is of a clock that was wrong.
     return board.state == "online" and not (board.age_s is not None and abs(board.age_s) <= STALE_AFTER_S)
 
 
