@@ -102,6 +102,14 @@ class StateFolder:
             f"{self._checkpoint} {what} ({type(error).__name__}: {error}); move it away, or choose another --state",
         )
 
+    def newer(self, schema: int, *, known: int) -> ProgramError:
+        """The error to raise where the checkpoint is of a schema that is not known yet; it stays as it is."""
+        return ProgramError(
+            ExitCode.STATE_UNUSABLE,
+            f"{self._checkpoint} was written by a newer EdgeRL (schema {schema}, known is {known}); update this one, "
+            "or choose another --state",
+        )
+
     def reserved_version(self) -> int:
         """The highest version that may have been given away; 0 at the beginning.
 
