@@ -39,7 +39,7 @@ def acked(collector: Collector) -> int:
 
 
 @pytest.mark.parametrize("rewrite", [later, earlier])
-def test_F40_boards_and_a_learner_of_neighbouring_versions_work_together(  # noqa: N802
+def test_F40_boards_and_a_learner_of_neighbouring_versions_work_together(
     rewrite: Rewrite, mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Wait
 ):
     boards, learners = f"{fleet_name}-boards", f"{fleet_name}-learner"
@@ -70,7 +70,7 @@ def test_F40_boards_and_a_learner_of_neighbouring_versions_work_together(  # noq
     )
 
 
-def test_F40_another_protocol_version_is_named_by_a_board_that_acts_on(  # noqa: N802
+def test_F40_another_protocol_version_is_named_by_a_board_that_acts_on(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Wait
 ):
     with (
@@ -90,7 +90,7 @@ def test_F40_another_protocol_version_is_named_by_a_board_that_acts_on(  # noqa:
         assert seen.counters["learner_protocol_mismatch"] >= 1
 
 
-def test_F40_an_outbox_of_a_newer_schema_is_left_alone_and_the_board_acts(  # noqa: N802
+def test_F40_an_outbox_of_a_newer_schema_is_left_alone_and_the_board_acts(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Wait
 ):
     file = tmp_path / "boards/b1/outbox.db"
@@ -116,7 +116,7 @@ def test_F40_an_outbox_of_a_newer_schema_is_left_alone_and_the_board_acts(  # no
     assert file.read_bytes() == before
 
 
-def test_F40_a_checkpoint_of_a_newer_schema_is_refused_and_kept(  # noqa: N802
+def test_F40_a_checkpoint_of_a_newer_schema_is_refused_and_kept(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Wait
 ):
     file = tmp_path / "state/checkpoint.pt"
@@ -133,7 +133,7 @@ def test_F40_a_checkpoint_of_a_newer_schema_is_refused_and_kept(  # noqa: N802
     assert file.read_bytes() == before
 
 
-def test_F40_a_monitors_file_of_a_newer_schema_is_refused_and_kept(  # noqa: N802
+def test_F40_a_monitors_file_of_a_newer_schema_is_refused_and_kept(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Wait
 ):
     file = tmp_path / "fleet.db"

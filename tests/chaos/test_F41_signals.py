@@ -104,7 +104,7 @@ def drafts(folder: Path) -> list[Path]:
     ],
     ids=str,
 )
-def test_F41_a_board_ends_as_its_status_says_and_leaves_no_worker(  # noqa: N802
+def test_F41_a_board_ends_as_its_status_says_and_leaves_no_worker(
     signals: list[signal.Signals],
     state: str,
     mosquitto: RunningBroker,
@@ -146,7 +146,7 @@ def test_F41_a_board_ends_as_its_status_says_and_leaves_no_worker(  # noqa: N802
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=str)
-def test_F41_a_worker_that_is_ended_is_replaced_or_minds_nothing(  # noqa: N802
+def test_F41_a_worker_that_is_ended_is_replaced_or_minds_nothing(
     number: signal.Signals,
     mosquitto: RunningBroker,
     watcher: Watcher,
@@ -170,7 +170,7 @@ def test_F41_a_worker_that_is_ended_is_replaced_or_minds_nothing(  # noqa: N802
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT] * 3], ids=str)
-def test_F41_a_learner_saves_and_reports_when_it_is_told_to_end(  # noqa: N802
+def test_F41_a_learner_saves_and_reports_when_it_is_told_to_end(
     signals: list[signal.Signals],
     mosquitto: RunningBroker,
     watcher: Watcher,
@@ -193,7 +193,7 @@ def test_F41_a_learner_saves_and_reports_when_it_is_told_to_end(  # noqa: N802
     assert not drafts(tmp_path / "state")
 
 
-def test_F41_a_learner_that_waits_for_a_board_ends_too(mosquitto: RunningBroker, fleet_name: str, tmp_path: Path):  # noqa: N802
+def test_F41_a_learner_that_waits_for_a_board_ends_too(mosquitto: RunningBroker, fleet_name: str, tmp_path: Path):
     for number in ASKED:
         with learner(tmp_path, mosquitto.address, fleet_name) as learning:
             while "waiting for a board" not in learning.said():
@@ -204,7 +204,7 @@ def test_F41_a_learner_that_waits_for_a_board_ends_too(mosquitto: RunningBroker,
 
 
 @pytest.mark.parametrize("number", [*ASKED, signal.SIGKILL], ids=str)
-def test_F41_a_monitors_file_is_whole_however_it_ends(  # noqa: N802
+def test_F41_a_monitors_file_is_whole_however_it_ends(
     number: signal.Signals,
     mosquitto: RunningBroker,
     watcher: Watcher,
@@ -231,7 +231,7 @@ def test_F41_a_monitors_file_is_whole_however_it_ends(  # noqa: N802
 
 
 @pytest.mark.parametrize("number", [*ASKED, signal.SIGKILL], ids=str)
-def test_F41_no_broker_outlives_the_program_that_runs_it(number: signal.Signals, tmp_path: Path, wait_until: Wait):  # noqa: N802
+def test_F41_no_broker_outlives_the_program_that_runs_it(number: signal.Signals, tmp_path: Path, wait_until: Wait):
     with (tmp_path / "broker.log").open("wb") as log:
         process = subprocess.Popen([EDGERL, "broker", "run", "--port", str(free_port())], stdout=log, stderr=log)
     try:
@@ -248,7 +248,7 @@ def test_F41_no_broker_outlives_the_program_that_runs_it(number: signal.Signals,
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGKILL]], ids=str)
-def test_F41_a_demo_leaves_no_process(signals: list[signal.Signals], tmp_path: Path, wait_until: Wait):  # noqa: N802
+def test_F41_a_demo_leaves_no_process(signals: list[signal.Signals], tmp_path: Path, wait_until: Wait):
     report = tmp_path / "report.json"
     command = [EDGERL, "demo", "--boards", "2", "--report", str(report), "--target-return", "1000"]
     with (tmp_path / "demo.log").open("wb") as log:
