@@ -1,9 +1,9 @@
 """Does anything grow, miss a beat or get lost while 200 swarm boards and 2 real ones run for ten minutes?
 
 Boards keep 50 Hz, so that windows come at a rate which the learner can take. A process's growth is the median of its
-resident memory in the last tenth of the time, less that in the tenth after the warm-up (the first two fifths: by then
-the learner's queue has been as full as it gets, and so has the monitor's page cache). At the end all boards are paused,
-and their outboxes have to empty.
+resident memory in the last tenth of the time, less that in the tenth after the warm-up (the first fifth). It counts what
+the allocator keeps as well: a learner that is starved of processor time queues windows, and does not give back the pages.
+At the end all boards are paused, and their outboxes have to empty.
 """
 
 import json
@@ -31,9 +31,11 @@ LEARNER: Final = (
 LOOK_EVERY_S: Final = 1.0
 START_WAIT_S: Final = 120.0
 EMPTY_WAIT_S: Final = 120.0
-WARM_UP: Final = 0.4
+WARM_UP: Final = 0.2
 TENTH: Final = 0.1
-HARMLESS: Final = frozenset({"ticks", "ticks_held", "deadline_misses", "reconnects", "windows_resent"})
+HARMLESS: Final = frozenset(
+    {"ticks", "ticks_held", "deadline_misses", "reconnects", "windows_resent", "commands_accepted"}
+)
 """Counters of an agent that tell of no loss."""
 
 
