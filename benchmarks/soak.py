@@ -1,8 +1,9 @@
 """Does anything grow, miss a beat or get lost while 200 swarm boards and 2 real ones run for ten minutes?
 
 Boards keep 50 Hz, so that windows come at a rate which the learner can take. A process's growth is the median of its
-resident memory in the last tenth of the time, less that in the tenth after the warm-up (the first fifth). It counts what
-the allocator keeps as well: a learner that is starved of processor time queues windows, and does not give back the pages.
+resident memory in the last tenth of the time, less that in the tenth after the warm-up (the first fifth). It counts
+what the allocator keeps as well: a learner that is starved of processor time queues windows, and does not give back
+the pages.
 At the end all boards are paused, and their outboxes have to empty.
 """
 
