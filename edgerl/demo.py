@@ -126,7 +126,8 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
         except KeyboardInterrupt:
             console.print("Stopping: the learner saves its report ...")
             learner.send_signal(signal.SIGINT)
-            exit_code = _wait(learner, _INTERRUPT_WAIT_S)
+            _wait(learner, _INTERRUPT_WAIT_S)
+            exit_code = ExitCode.INTERRUPTED  # also when the learner was too young to say so itself
     _conclude(plan, broker.kind, broker.version, console)
     return exit_code
 

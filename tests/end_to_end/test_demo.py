@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,7 @@ def test_ctrl_c_ends_it_within_3_s_and_leaves_no_process_behind(number: int, tmp
         env=os.environ | {"EDGERL_TEST_MARK": str(tmp_path)},
     )
     try:
-        # demo, broker, learner, two agents and their two workers
-        wait_until(lambda: len(processes_marked(marker)) >= 7, timeout_s=60, what="the whole demo")
+        wait_until(lambda: workers_marked(marker) == 2, timeout_s=60, what="the whole demo")
         process.send_signal(number)
         assert process.wait(timeout=3) == 130
     finally:
@@ -110,6 +110,34 @@ def test_ctrl_c_ends_it_within_3_s_and_leaves_no_process_behind(number: int, tmp
         process.wait()
     wait_until(lambda: not processes_marked(marker), timeout_s=2, what="the end of all processes")
     assert report.exists()
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.6, 0.9])
+def test_ctrl_c_while_it_is_still_starting_ends_it_as_well(delay_s: float, tmp_path: Path, wait_until):
+    marker = f"EDGERL_TEST_MARK={tmp_path}"
+    process = subprocess.Popen(
+        [*EDGERL, "demo", "--report", str(tmp_path / "report.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"EDGERL_TEST_MARK": str(tmp_path)},
+    )
+    try:
+        wait_until(lambda: len(processes_marked(marker)) >= 3, timeout_s=60, what="the first processes")
+        time.sleep(delay_s)  # a moment within the start, whichever it is
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, said.decode()
+    assert b"Traceback" not in said
+    wait_until(lambda: not processes_marked(marker), timeout_s=2, what="the end of all processes")
+
+
+def workers_marked(marker: str) -> int:
+    """How many of the marked processes play environments."""
+    lines = [Path(f"/proc/{number}/cmdline") for number in processes_marked(marker)]
+    return sum(b"edge_actor.worker" in line.read_bytes() for line in lines if line.exists())
 
 
 def processes_marked(marker: str) -> list[int]:
