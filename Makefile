@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check format bench
+.PHONY: all setup demo test chaos check format bench
 
 all: check test
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+# The whole fault matrix (docs/faults.md); make chaos ARGS=--quick takes a quarter of an hour at most.
+chaos: setup
+	@$(BIN)/edgerl chaos --json chaos.json $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,14 +6,13 @@ worker's being awake.
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from benchmarks.programs import program
 from benchmarks.report import Claim, Row, argument_parser, finish
 from edgerl.broker import free_port, start_broker
 from fleet_monitor.collector import Collector
@@ -73,8 +72,8 @@ def _measure(seconds: float) -> tuple[Telemetry, Telemetry, int]:
     flags = ("--broker", str(address), "--fleet", FLEET)
     with (
         tempfile.TemporaryDirectory() as folder,
-        _program("cloud_learner", *flags, *LEARNER, "--state", folder, cores=set(cores[1:] or cores)),
-        _program("edge_actor", *flags, *BOARD, cores={cores[0]}),
+        program("cloud_learner", *flags, *LEARNER, "--state", folder, cores=set(cores[1:] or cores)),
+        program("edge_actor", *flags, *BOARD, cores={cores[0]}),
     ):
         with _broker(address):
             before = _telemetry(address, above=0)
@@ -110,17 +109,6 @@ def _telemetry(address: BrokerAddress, *, above: int) -> Telemetry:
 
 def _grown(before: Telemetry, after: Telemetry, counter: str) -> int:
     return after.counters.get(counter, 0) - before.counters.get(counter, 0)
-
-
-@contextmanager
-def _program(module: str, *flags: str, cores: set[int]) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "-m", module, *flags], stdout=subprocess.DEVNULL)
-    os.sched_setaffinity(process.pid, cores)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

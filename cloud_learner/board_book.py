@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cloud_learner.space_checks import require_possible
 from fleet_protocol.messages import Birth, CommandReply, Death, Status, Telemetry
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
@@ -15,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 _BOOTS_REMEMBERED: Final = 256
 """A board that claims to start again and again costs no more memory than this."""
+_REPLIES_REMEMBERED: Final = 64
+"""The same for answers: whoever asked waits for one of the last few."""
 _CLONED: Final = "two live agents call themselves {}: give each board an id of its own with --board"
 
 Spaces = tuple[BoxSpec, SpaceSpec]
@@ -31,6 +34,8 @@ class BoardRecord:
     is_cloned: bool = False
     telemetry: dict[str, Telemetry] = field(default_factory=dict[str, Telemetry])
     """By boot id: a dead boot's last word still counts."""
+    replies: dict[int, CommandReply] = field(default_factory=dict[int, CommandReply])
+    """By the command's counter."""
 
 
 class BoardBook:
@@ -44,7 +49,6 @@ class BoardBook:
     def __init__(self, run_id: str, spaces: Spaces | None) -> None:
         self._run_id = run_id
         self._boards: dict[str, BoardRecord] = {}
-        self._replies: dict[int, CommandReply] = {}
         self._changed = threading.Condition()
         self._spaces = spaces
 
@@ -54,7 +58,11 @@ class BoardBook:
         return self._spaces
 
     def take_status(self, status: Status) -> None:
-        """A board is there, or gone."""
+        """A board is there, or gone.
+
+        Raises:
+            BadMessage: It tells spaces that no policy can have.
+        """
         with self._changed:
             record = self._boards.setdefault(status.board_id, BoardRecord())
             if isinstance(status, Death):
@@ -75,9 +83,12 @@ class BoardBook:
                 del record.telemetry[next(iter(record.telemetry))]
 
     def take_reply(self, reply: CommandReply) -> None:
-        """A board has answered the command with this counter."""
+        """A board has answered a command; nobody answers for another."""
         with self._changed:
-            self._replies[reply.counter] = reply
+            replies = self._boards.setdefault(reply.board_id, BoardRecord()).replies
+            replies[reply.counter] = reply
+            while len(replies) > _REPLIES_REMEMBERED:
+                del replies[next(iter(replies))]
             self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -85,9 +96,11 @@ class BoardBook:
         with self._changed:
             return self._changed.wait_for(condition, timeout=timeout_s)
 
-    def reply(self, counter: int) -> CommandReply | None:
-        """The answer to a command, if it has come."""
-        return self._replies.get(counter)
+    def reply(self, board_id: str, counter: int) -> CommandReply | None:
+        """A board's answer to a command, if it has come."""
+        with self._changed:
+            record = self._boards.get(board_id)
+            return record.replies.get(counter) if record else None
 
     def live_boards(self) -> dict[str, Birth]:
         """Boards that are there and act for this run, by id."""
@@ -125,8 +138,8 @@ class BoardBook:
     def _fix_spaces(self, birth: Birth) -> None:
         if self._spaces is not None or birth.run_id != self._run_id:
             return
-        if isinstance(birth.observation_space, BoxSpec) and birth.action_space is not None:
-            self._spaces = (birth.observation_space, birth.action_space)
+        if birth.observation_space is not None:  # else it tells why it cannot
+            self._spaces = require_possible(birth.observation_space, birth.action_space)
 
 
 def _note_boot(record: BoardRecord, birth: Birth) -> None:

@@ -1,39 +1,63 @@
 """What survives the learner's process: weights, marks of finished windows, and the versions that were given away."""
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from fleet_protocol.audit import AuditLog
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.whole_files import sync_folder
+from fleet_protocol.whole_files import make_folder, sync_folder, write_whole
+
+_log = logging.getLogger(__name__)
 
 _VERSION_BLOCK: Final = 1000
 
 
+class StateUnwritable(ProgramError):
+    """The disk does not take it now; the file is as it was."""
+
+
 class StateFolder:
-    """The learner's folder: `checkpoint.pt` and `versions`.
+    """The learner's folder: `checkpoint.pt`, `versions` and `audit.db`.
 
     Args:
         path: Made if missing.
+
+    Attributes:
+        refusals: How often the disk has refused a file.
 
     Raises:
         ProgramError: It cannot be made or written.
     """
 
     def __init__(self, path: Path) -> None:
+        self.refusals = 0
+        self._troubles: dict[Path, str] = {}
         self._checkpoint = path / "checkpoint.pt"
         self._versions = path / "versions"
         self._path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            _write_durably(path / ".writable", b"")
+            make_folder(path)
+            write_whole(path / ".writable", b"\n")  # not empty: a full disk takes a name, but no content
         except OSError as error:
             raise ProgramError(
                 ExitCode.STATE_UNUSABLE,
                 f"cannot write to the state folder {path}: {error.strerror}; choose another --state",
             ) from error
+
+    @property
+    def audit(self) -> AuditLog:
+        """What the learner has commanded."""
+        return AuditLog(self._path / "audit.db")
+
+    @property
+    def trouble(self) -> str:
+        """Why a file there is older than it should be, in a sentence; empty when all is well."""
+        return "; ".join(list(self._troubles.values()))
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, or None.
@@ -55,7 +79,7 @@ class StateFolder:
         """Replace the checkpoint, wholly or not at all.
 
         Raises:
-            ProgramError: The disk does not take it.
+            StateUnwritable: The disk does not take it.
         """
         draft = self._checkpoint.with_suffix(".draft")
         try:
@@ -63,15 +87,27 @@ class StateFolder:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _rename_durably(draft, self._checkpoint)
-        except OSError as error:
-            raise _unwritable(self._checkpoint, error) from error
+            draft.replace(self._checkpoint)
+            sync_folder(self._path)
+        except (OSError, RuntimeError) as error:  # torch hides the system's error in one of its own
+            with suppress(OSError):  # half a file would only fill a disk that is full
+                draft.unlink()
+            raise self._refused(self._checkpoint, error) from error
+        self._troubles.pop(self._checkpoint, None)
 
     def unfit(self, what: str, error: Exception) -> ProgramError:
         """The error to raise where the checkpoint could be read, and cannot be used."""
         return ProgramError(
             ExitCode.STATE_UNUSABLE,
             f"{self._checkpoint} {what} ({type(error).__name__}: {error}); move it away, or choose another --state",
+        )
+
+    def newer(self, schema: int, *, known: int) -> ProgramError:
+        """The error to raise where the checkpoint is of a schema that is not known yet; it stays as it is."""
+        return ProgramError(
+            ExitCode.STATE_UNUSABLE,
+            f"{self._checkpoint} was written by a newer EdgeRL (schema {schema}, known is {known}); update this one, "
+            "or choose another --state",
         )
 
     def reserved_version(self) -> int:
@@ -94,12 +130,23 @@ class StateFolder:
         """Note on disk, durably, that versions up to this may be given away.
 
         Raises:
-            ProgramError: The disk does not take it.
+            StateUnwritable: The disk does not take it.
         """
         try:
-            _write_durably(self._versions, str(up_to).encode())
+            write_whole(self._versions, str(up_to).encode())
         except OSError as error:
-            raise _unwritable(self._versions, error) from error
+            raise self._refused(self._versions, error) from error
+        self._troubles.pop(self._versions, None)
+
+    def _refused(self, path: Path, error: OSError | RuntimeError) -> StateUnwritable:
+        cause = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)), None)
+        why = cause.strerror if cause else str(error).splitlines()[0]
+        sentence = f"cannot write {path}: {why}; make room on the disk, or repair it"
+        if path not in self._troubles:
+            _log.warning("%s; it is tried again", sentence)
+        self.refusals += 1
+        self._troubles[path] = sentence
+        return StateUnwritable(ExitCode.STATE_UNUSABLE, sentence)
 
 
 class VersionCounter:
@@ -119,31 +166,10 @@ class VersionCounter:
         """The next version; a block is reserved first where the last one is used up.
 
         Raises:
-            ProgramError: The block cannot be reserved.
+            StateUnwritable: The block cannot be reserved.
         """
         if self.current + 1 > self._reserved:
+            self._state.reserve_versions(self.current + _VERSION_BLOCK)
             self._reserved = self.current + _VERSION_BLOCK
-            self._state.reserve_versions(self._reserved)
         self.current += 1
         return self.current
-
-
-def _unwritable(path: Path, error: OSError) -> ProgramError:
-    return ProgramError(
-        ExitCode.STATE_UNUSABLE,
-        f"cannot write {path}: {error.strerror}; make room on the disk, and start again to resume",
-    )
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename_durably(draft, path)
-
-
-def _rename_durably(draft: Path, path: Path) -> None:
-    draft.replace(path)
-    sync_folder(path.parent)

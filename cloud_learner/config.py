@@ -1,6 +1,6 @@
 """What can be set about learning: table `[learner]`, `EDGERL_LEARNER_*`, or flags of `edgerl learn`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -8,6 +8,10 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 NetworkKind = Literal["auto", "mlp", "nature-cnn", "impala-resnet"]
 MemoryKind = Literal["none", "gru", "lstm"]
+
+
+SIGNED_KINDS: Final = ("run", "policy", "command")
+"""What a learner's key must be allowed to sign."""
 
 
 class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

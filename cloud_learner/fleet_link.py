@@ -5,19 +5,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Self
 
+import msgspec
+
 from cloud_learner.delivery_ledger import BootKey
-from cloud_learner.signer import SigningKeys
 from fleet_protocol.address import BrokerAddress
-from fleet_protocol.clock import utc_milliseconds
+from fleet_protocol.audit import AuditLog
+from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.signing import FrameRefused, Signer, open_frame, seal_frame
+from fleet_protocol.signing import FrameRefused, Signer, is_signed_otherwise, open_frame, seal_frame, sign_again
+from fleet_protocol.signing_keys import SigningKeys
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
 Handler = Callable[[TopicAddress, bytes, int], None]
 _RETAINED_WAIT_S = 0.5
+_COMMAND_VALID_S = 600.0
 
 
 class FleetLink:
@@ -28,12 +32,15 @@ class FleetLink:
     Args:
         address: The broker.
         fleet: The fleet's name.
+        audit: Every command is in it before it is sent, and then its answer.
         keys: Sign what boards act on; None leaves it unsigned, for loopback.
     """
 
-    def __init__(self, address: BrokerAddress, *, fleet: str, keys: SigningKeys | None = None) -> None:
+    def __init__(self, address: BrokerAddress, *, fleet: str, audit: AuditLog, keys: SigningKeys | None = None) -> None:
+        self._audit = audit
         self._keys = keys
-        self._run: RunSpec | None = None
+        self._retained_lock = threading.RLock()
+        """The newest is kept and published in one go, so that an older one never follows it."""
         self._topics = FleetTopics(fleet)
         self._retained: dict[str, bytes] = {}
         self._handler: Handler | None = None
@@ -101,16 +108,22 @@ class FleetLink:
         return self._keys.signer if self._keys else None
 
     def follow_keys(self) -> str:
-        """Use keys that have been replaced, and sign the run with them too; returns what is wrong with the keys."""
+        """Use keys that have been replaced, also for what is retained; returns what is wrong with the keys.
+
+        A board that learns of a revocation drops what the revoked key has signed, and waits for it to come anew.
+        """
         if self._keys is None:
             return ""
-        if self._keys.follow() and self._run is not None:
-            self.publish_run(self._run)
+        self._keys.follow()
+        signer = self._keys.signer
+        with self._retained_lock:
+            for topic, payload in list(self._retained.items()):
+                if topic != self._topics.learner and is_signed_otherwise(payload, signer):
+                    self._publish_and_keep(topic, sign_again(payload, signer))
         return self._keys.problem
 
     def publish_run(self, run: RunSpec) -> None:
         """Tell the boards what to do."""
-        self._run = run
         frame = seal_frame(
             encode(run),
             kind="run",
@@ -142,6 +155,14 @@ class FleetLink:
         """Command a board, and return the counter by which its reply is known."""
         # One counter for each key and board, and no file: a clock rises over the learner's restarts too.
         self._command_counter = max(self._command_counter + 1, utc_milliseconds())
+        self._audit.append(
+            "command",
+            issuer=self._issuer,
+            board=board_id,
+            counter=self._command_counter,
+            command=msgspec.json.encode(command).decode(),
+            expires_at=utc_timestamp() + _COMMAND_VALID_S,
+        )
         frame = seal_frame(
             encode(command),
             kind="command",
@@ -149,24 +170,31 @@ class FleetLink:
             run_id=run_id,
             target=board_id,
             issuer=self._issuer,
-            valid_s=600.0,
+            valid_s=_COMMAND_VALID_S,
             signer=self.signer(),
         )
         self._connection.publish(self._topics.down(board_id, "command"), frame)
         return self._command_counter
 
+    def note_answer(self, board_id: str, counter: int, *, problem: str) -> None:
+        """Put into the audit what became of a command."""
+        self._audit.append("answer", issuer=self._issuer, board=board_id, counter=counter, problem=problem)
+
     @property
     def _issuer(self) -> str:
         # A counter rises per issuer's key; without keys, each start of a learner is an issuer of its own.
-        return f"learner-{id(self):x}"
+        signer = self.signer()
+        return signer.key.key_id if signer else f"learner-{id(self):x}"
 
     def _publish_and_keep(self, topic: str, payload: bytes) -> None:
-        self._retained[topic] = payload
-        self._connection.publish(topic, payload, retain=True)
+        with self._retained_lock:
+            self._retained[topic] = payload
+            self._connection.publish(topic, payload, retain=True)
 
     def _publish_retained(self) -> None:
-        for topic, payload in list(self._retained.items()):
-            self._connection.publish(topic, payload, retain=True)
+        with self._retained_lock:
+            for topic, payload in self._retained.items():
+                self._connection.publish(topic, payload, retain=True)
 
     def _hear(self, topic: str, payload: bytes) -> None:
         address = self._topics.parse(topic)

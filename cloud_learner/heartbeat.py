@@ -39,12 +39,12 @@ class Heartbeat:
         if now < self._due_at and not force:
             return
         self._due_at = now + self._period_s
-        problems = [f"{board}: {problem}" for board, problem in book.problems().items()]
-        if keys_problem := self._link.follow_keys():
-            problems.insert(0, keys_problem)
-            if keys_problem != self._keys_problem:
-                _log.warning("%s", keys_problem)
+        keys_problem = self._link.follow_keys()
+        if keys_problem and keys_problem != self._keys_problem:
+            _log.warning("%s", keys_problem)
         self._keys_problem = keys_problem
+        of_boards = [f"{board}: {problem}" for board, problem in book.problems().items()]
+        problems = filter(None, [progress.trouble, keys_problem, *of_boards])
         report = LearnerReport(
             run_id=self._run.run_id,
             generation=self._run.generation,

@@ -6,25 +6,38 @@ under its reason.
 """
 
 import logging
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self
 
 from cloud_learner.board_book import BoardBook
 from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
 from cloud_learner.outliers import OutlierGate
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
-from cloud_learner.window_checks import check_window
+from cloud_learner.window_checks import LARGEST_RETURN, check_window
+from fleet_protocol.arrivals import Arrivals
 from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import AtRest, CommandReply, RunSpec, Status, Telemetry, TrajectoryMessage
-from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.messages import (
+    AtRest,
+    CommandReply,
+    EvaluationResult,
+    Ranges,
+    RunSpec,
+    Status,
+    Telemetry,
+    TrajectoryMessage,
+)
+from fleet_protocol.soundness import require_sound
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 
 _log = logging.getLogger(__name__)
+
+_COME_AGAIN: Final = frozenset({"trajectory", "telemetry"})
+_MAX_WAITING_MESSAGES: Final = 100_000
+_MAX_WAITING_BYTES: Final = 1_073_741_824
+"""A quarter of it for windows: as much as a hardened broker keeps for us."""
 
 Finish = Callable[[BootKey, int], None]
 """Acks one window at once."""
@@ -69,7 +82,9 @@ class Intake:
         self._current_version = current_version
         self._max_policy_lag = max_policy_lag
         self._state_size = state_size
-        self._arrivals: queue.SimpleQueue[tuple[TopicAddress, bytes, int] | None] = queue.SimpleQueue()
+        self._arrivals: Arrivals[tuple[TopicAddress, bytes, int]] = Arrivals(
+            max_messages=_MAX_WAITING_MESSAGES, max_bytes=_MAX_WAITING_BYTES
+        )
         self._failure: Exception | None = None
         self._outliers = OutlierGate()
         self.counters: Counter[str] = Counter()
@@ -82,12 +97,14 @@ class Intake:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._arrivals.put(None)
+        self._arrivals.end()
         self._thread.join(timeout=5)
 
     def hand_over(self, address: TopicAddress, payload: bytes, topic_bytes: int) -> None:
-        """Take a payload from the network thread."""
-        self._arrivals.put((address, payload, topic_bytes))
+        """Take a payload from the network thread; where boards send faster than it is read, it is dropped, counted."""
+        arrival = (address, payload, topic_bytes)
+        if not self._arrivals.put(arrival, size_bytes=len(payload), comes_again=address.kind in _COME_AGAIN):
+            self.counters["overrun"] += 1
 
     def raise_failure(self) -> None:
         """Raise what went wrong on the intake thread: a programming error must crash the learner."""
@@ -114,7 +131,7 @@ class Intake:
             case "telemetry":
                 telemetry = decode(payload, Telemetry)
                 self._require_sender(address, telemetry.board_id)
-                _check_sketches(telemetry)
+                require_sound(telemetry)
                 self._book.take_telemetry(telemetry)
             case "status":
                 status: Status = decode(payload, Status)
@@ -123,7 +140,7 @@ class Intake:
             case "reply":
                 reply = decode(payload, CommandReply)
                 self._require_sender(address, reply.board_id)
-                _check_ranges(reply)
+                _check_reply(reply)
                 self._book.take_reply(reply)
             case _:
                 return
@@ -186,20 +203,23 @@ class Intake:
             _log.warning("%s (%d so far)", sentence, self.counters[reason])
 
 
-def _check_sketches(telemetry: Telemetry) -> None:
-    try:
-        for state in telemetry.sketches.values():
-            LatencySketch.from_state(state)
-    except ValueError as error:
-        raise BadMessage(str(error)) from error
+def _check_reply(reply: CommandReply) -> None:
+    match reply.result:
+        case AtRest() as result:
+            for rest in (result, *result.earlier.values()):
+                for ranges in (rest.produced, rest.outbox, *rest.dropped.values()):
+                    _check_ranges(ranges)
+        case EvaluationResult() as result:
+            if not all(abs(value) < LARGEST_RETURN for value in result.returns):  # so, because of nan
+                raise BadMessage(f"evaluation: expected returns below {LARGEST_RETURN:g}")
+        case None:
+            pass
 
 
-def _check_ranges(reply: CommandReply) -> None:
-    if not isinstance(reply.result, AtRest):
-        return
-    try:
-        for rest in (reply.result, *reply.result.earlier.values()):
-            for ranges in (rest.produced, rest.outbox, *rest.dropped.values()):
-                SequenceSet(ranges)
-    except ValueError as error:
-        raise BadMessage(f"at_rest: {error}") from error
+def _check_ranges(ranges: Ranges) -> None:
+    # Boards send them in order; sorting a million that are not would keep everybody waiting.
+    before = -1
+    for first, last in ranges:
+        if not before < first <= last:
+            raise BadMessage(f"at_rest: expected ascending ranges, got {first} to {last} after {before}")
+        before = last

@@ -7,6 +7,7 @@ Threads: the network's, which only hands over; the intake's; the publisher's; an
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from cloud_learner.algorithms.algorithm import Algorithm
 from cloud_learner.algorithms.impala import Impala
+from cloud_learner.awakening import Awakening
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
 from cloud_learner.calibration import recent_observations
-from cloud_learner.checkpoints import StateFolder, VersionCounter
+from cloud_learner.checkpoints import StateFolder, StateUnwritable, VersionCounter
 from cloud_learner.config import LearnerSettings
 from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
@@ -40,7 +42,7 @@ from fleet_protocol.spaces import BoxSpec, branches
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
-_INTERRUPTED_REST_WAIT_S: Final = 1.0
+_INTERRUPTED_REST_WAIT_S: Final = 5.0  # a board whose card is slow hears nothing while it writes
 _EVALUATION_WAIT_S: Final = 300.0
 _OLD_RUNTIME: Final = "tflite-runtime"
 
@@ -50,7 +52,7 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        exit_code: OK, TARGET_NOT_REACHED, or INTERRUPTED.
+        exit_code: OK, TARGET_NOT_REACHED, INTERRUPTED, or STATE_UNUSABLE where the last state could not be saved.
         report: What was (or would have been) written.
     """
 
@@ -94,6 +96,7 @@ class Learner:
         self._base_version = 0
         self._started_at = time.monotonic()
         self._heartbeat = Heartbeat(link, run, period_s=settings.heartbeat_s)
+        self._awakening = Awakening(link, self._book, run_id=run.run_id) if saved else None
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
         self._publish_due = 0.0
         self._unpublished = 0
@@ -143,6 +146,8 @@ class Learner:
             intake.raise_failure()
             self._link.raise_failure()
             publisher.raise_failure()
+            if self._awakening is not None:
+                self._awakening.ask()
             self._update(algorithm)
             self._offer_policy(algorithm, publisher)
             self._beat()
@@ -205,8 +210,8 @@ class Learner:
         if self._settings.report:
             write_report(Path(self._settings.report), report)
         reached = self._settings.target_return is None or self._progress.reached_at > 0
-        if interrupted:
-            return RunResult(ExitCode.INTERRUPTED, report)
+        if self._progress.trouble or interrupted:
+            return RunResult(ExitCode.STATE_UNUSABLE if self._progress.trouble else ExitCode.INTERRUPTED, report)
         return RunResult(ExitCode.OK if reached else ExitCode.TARGET_NOT_REACHED, report)
 
     # --- the parts of the loop --------------------------------------------------------------------------------------
@@ -274,6 +279,10 @@ class Learner:
     def _save_if_due(self, algorithm: Algorithm, state: StateFolder) -> None:
         if time.monotonic() >= self._checkpoint_due:
             self._save(algorithm, state)
+        self._note_trouble(state)
+
+    def _note_trouble(self, state: StateFolder) -> None:
+        self._progress.trouble, self._progress.state_refusals = state.trouble, state.refusals
 
     def _save(self, algorithm: Algorithm, state: StateFolder) -> None:
         saved = SavedRun(
@@ -284,5 +293,7 @@ class Learner:
             ledger=self._ledger,
             progress=self._progress.state(),
         )
-        saved.save(state)
+        with suppress(StateUnwritable):  # the folder has warned; the heartbeat says so, and the next try comes
+            saved.save(state)
+        self._note_trouble(state)
         self._checkpoint_due = time.monotonic() + self._settings.checkpoint_every_s

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from cloud_learner.calibration import imagined_observations
-from cloud_learner.checkpoints import VersionCounter
+from cloud_learner.checkpoints import StateUnwritable, VersionCounter
 from compressor import CompressedPolicy, CompressionRecipe, PolicyGraph, Precision, WeightScales, compress
 from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.sketch import LatencySketch
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _GRID_LIMIT = 127
 _HEADROOM = 1.5
 _SMALLEST_REACH = 2.0
+_DISK_RETRY_S = 1.0
 _SCALED_BY_ROW = (Precision.INT8_DYNAMIC, Precision.INT8)
 """Their matrices under float activations have a scale for each row, unless the recipe says otherwise."""
 
@@ -145,14 +146,21 @@ class PolicyPublisher:
                     self._changed.wait(wait)
                     continue
                 snapshot, self._offered, self._busy = self._offered, None, True
+            assert snapshot is not None  # noqa: S101 - waited for above
             try:
-                assert snapshot is not None  # noqa: S101 - waited for above
                 self._publish_one(snapshot)
+            except StateUnwritable:  # no number may be given away that is not reserved; the folder has warned
+                self._offer_again(snapshot)
             except Exception as error:  # noqa: BLE001 - raised again by raise_failure
                 self._failure = error
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+    def _offer_again(self, snapshot: Snapshot) -> None:
+        with self._changed:
+            self._offered = self._offered or snapshot
+            self._not_before = time.monotonic() + _DISK_RETRY_S
 
     def _publish_one(self, snapshot: Snapshot) -> None:
         version = self._versions.next()

@@ -29,6 +29,8 @@ class Progress:
         episodes: Episodes that ended inside the windows learned from.
         updates: Batches learned from.
         newest: The last update's report.
+        trouble: What keeps the run from being saved or published, in a sentence; empty when all is well.
+        state_refusals: How often the disk has refused the state.
     """
 
     target_return: float | None
@@ -38,6 +40,8 @@ class Progress:
     episodes: int = 0
     updates: int = 0
     newest: UpdateReport | None = None
+    trouble: str = ""
+    state_refusals: int = 0
     update_ms: LatencySketch = field(default_factory=LatencySketch)
     lags: LatencySketch = field(default_factory=LatencySketch)
     _returns: deque[float] = field(default_factory=lambda: deque[float](maxlen=EPISODES))

@@ -89,7 +89,11 @@ def make_report(
         }
         if newest
         else None,
-        "learner": {"update_ms": percentiles(progress.update_ms), "busy_ratio": progress.busy_ratio},
+        "learner": {
+            "update_ms": percentiles(progress.update_ms),
+            "busy_ratio": progress.busy_ratio,
+            "state_refusals": progress.state_refusals,
+        },
         "boards": {board_id: _board(reports, run_id) for board_id, reports in telemetry.items()},
     }
 

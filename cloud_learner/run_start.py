@@ -10,16 +10,16 @@ import torch
 from msgspec.structs import replace
 
 from cloud_learner.checkpoints import StateFolder, VersionCounter
-from cloud_learner.config import LearnerSettings
+from cloud_learner.config import SIGNED_KINDS, LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
-from cloud_learner.signer import SigningKeys
 from compressor import CompressionRecipe, Precision, UnknownRecipeError
 from fleet_protocol.address import broker_address
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import LearnerReport, RunSpec
+from fleet_protocol.signing_keys import SigningKeys
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
     torch.set_num_threads(settings.threads)
     state = StateFolder(Path(settings.state))
     saved = SavedRun.load(state)
-    keys = SigningKeys.of(settings)
-    with FleetLink(address, fleet=settings.fleet, keys=keys) as link:
+    keys = SigningKeys.of(settings, kinds=SIGNED_KINDS, role="learner")
+    with FleetLink(address, fleet=settings.fleet, keys=keys, audit=state.audit) as link:
         link.wait_connected(_CONNECT_WAIT_S)
         # With keys nothing counts that a stranger may have left on the broker.
         retained_run, retained_report = (None, None) if keys else link.last_run()

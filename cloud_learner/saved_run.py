@@ -12,6 +12,8 @@ from cloud_learner.delivery_ledger import DeliveryLedger
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
 
+SCHEMA: Final = 1
+"""Of checkpoints; the first ones did not say it."""
 _TOTALS: Final = ("env_steps", "episodes", "updates")
 
 
@@ -39,10 +41,11 @@ class SavedRun:
         """Replace the checkpoint.
 
         Raises:
-            ProgramError: The disk does not take it.
+            StateUnwritable: The disk does not take it.
         """
         state.save(
             {
+                "schema": SCHEMA,
                 "run": to_builtins(self.run),
                 "version": self.version,
                 "spaces": [to_builtins(space) for space in self.spaces] if self.spaces else None,
@@ -62,6 +65,9 @@ class SavedRun:
         saved = state.load()
         if saved is None:
             return None
+        schema = saved.get("schema", SCHEMA) if isinstance(saved, dict) else SCHEMA
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise state.newer(schema, known=SCHEMA)
         try:
             return cls(
                 run=convert(saved["run"], RunSpec),

@@ -16,7 +16,7 @@ from fleet_protocol.trajectory import Trajectory
 _LARGEST: Final = 1e9
 """No sensor, reward or state of a sound task is there: float32 keeps steps of 64 at best, and running moments that
 once took in such a number would be blind to all others."""
-_LARGEST_RETURN: Final = 1e30
+LARGEST_RETURN: Final = 1e30
 """Returns are sums, and are only averaged."""
 _LARGEST_WIRE_SCALE: Final = 1.0
 """Boards keep below 40 / 127 for logits, and name 1 for continuous heads."""
@@ -101,7 +101,7 @@ def _check_numbers(trajectory: Trajectory) -> None:
     for name, column in columns.items():
         if column is not None and column.dtype.kind == "f":
             _check_below(_LARGEST, name, column)
-    _check_below(_LARGEST_RETURN, "episode_returns", np.asarray(trajectory.episode_returns, np.float64))
+    _check_below(LARGEST_RETURN, "episode_returns", np.asarray(trajectory.episode_returns, np.float64))
     if not 0 < trajectory.wire_scale <= _LARGEST_WIRE_SCALE:
         raise BadMessage(f"wire_scale: expected 0 to {_LARGEST_WIRE_SCALE:g}, got {trajectory.wire_scale}")
 

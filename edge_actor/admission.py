@@ -70,8 +70,7 @@ class Admission:
         if self._run is None or policy.header.run_id != self._run.run_id:
             self._early = policy  # its RunSpec may be on its way
             return
-        if self._gate.is_revoked(policy.header):
-            self._count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
+        if self._is_revoked(policy):
             return
         if group not in (self._run.group, ALL_BOARDS):
             raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
@@ -93,11 +92,17 @@ class Admission:
             self._shelf.recall(policy)
         self._workforce.load_newest()
 
+    def _is_revoked(self, policy: HeldPolicy) -> bool:
+        if is_revoked := self._gate.is_revoked(policy.header):
+            self._count("policy_revoked_key", f"policy {policy.version} waited, and its key was revoked since")
+        return is_revoked
+
     def _admit(self, policy: HeldPolicy) -> None:
-        if not self._gate.is_revoked(policy.header):
-            self._shelf.accept(policy)
-            self._gate.note(policy.header)
-            self._workforce.load_newest()
+        if self._is_revoked(policy):
+            return
+        self._shelf.accept(policy)
+        self._gate.note(policy.header)
+        self._workforce.load_newest()
 
     def _refuse(self, policy: HeldPolicy) -> None:
         before = self._shelf.newest

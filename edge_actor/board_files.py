@@ -1,12 +1,15 @@
 """The small files in a board's state folder: replaced wholly or not at all, and never a reason to stop acting."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from fleet_protocol.whole_files import sync_folder, write_whole
+from fleet_protocol.whole_files import make_folder, sync_folder, write_whole
 
 Count = Callable[[str, str], None]
 """Takes a counter's name and a sentence."""
+_RETRY_S: Final = 10.0
 
 
 class BoardFiles:
@@ -20,6 +23,8 @@ class BoardFiles:
     def __init__(self, folder: Path | None, *, count: Count) -> None:
         self._folder = folder
         self._count = count
+        self._owed: dict[str, bytes] = {}
+        self._retry_at = 0.0
 
     @property
     def exist(self) -> bool:
@@ -39,15 +44,24 @@ class BoardFiles:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file; when this returns without a count, it survives a power cut."""
+        """Replace a file; when this returns without a count, it survives a power cut. Else `retry` will do it."""
         if self._folder is None:
             return
         path = self._folder / name
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_whole(path, content)
+            self._owed.pop(name, None)
         except OSError as error:
+            self._owed[name] = content
+            self._retry_at = time.monotonic() + _RETRY_S
             self._count("state_unwritable", f"cannot write {path}: {error.strerror}; the board acts on without it")
+
+    def retry(self, *, now: bool = False) -> None:
+        """Write what the disk has refused, every ten seconds, or at once."""
+        if self._owed and (now or time.monotonic() >= self._retry_at):
+            for name, content in list(self._owed.items()):
+                self.write(name, content)
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a file another name, in place of what had it; nothing happens where it is not there."""

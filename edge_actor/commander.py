@@ -45,6 +45,7 @@ class Commander:
         workforce: Carries commands out.
         outbox: Has the final counters.
         reply: Takes the answers.
+        tell: Takes what is accepted, a counter's name and a sentence.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Commander:
         workforce: Workforce,
         outbox: Outbox,
         reply: Callable[[CommandReply], None],
+        tell: Callable[[str, str], None],
     ) -> None:
         self._board_id = board_id
         self._boot_id = boot_id
@@ -63,6 +65,7 @@ class Commander:
         self._workforce = workforce
         self._outbox = outbox
         self._reply = reply
+        self._tell = tell
         self._pending: list[_Pending] = []
         self._counters: dict[str, int] = {}
 
@@ -75,6 +78,8 @@ class Commander:
         if header.version <= self._counters.get(header.issuer, 0):
             raise FrameRefused("replayed", f"command {header.version} of {header.issuer} was seen before")
         self._counters[header.issuer] = header.version
+        deed = command.__struct_config__.tag
+        self._tell("commands_accepted", f"{deed}: command {header.version} of {header.issuer}")
         match command:
             case Resume():
                 self._workforce.halt(halted=False)
@@ -107,7 +112,7 @@ class Commander:
 
     def _start_evaluation(self, pending: _Pending, command: Evaluate) -> None:
         policy = self._shelf.newest
-        if policy is None or policy.version != command.policy_version:
+        if policy is None or command.policy_version not in (0, policy.version):
             return  # it may be on its way
         pending.is_started = self._workforce.evaluate(
             EvaluatePolicy(

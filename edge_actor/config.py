@@ -55,3 +55,8 @@ def default_board_id() -> str:
     """The host name, with what a topic cannot hold replaced."""
     name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in socket.gethostname())
     return name.strip("-_.")[:63] or "board"
+
+
+def is_allowed(module: str, allowed: list[str]) -> bool:
+    """Whether a module is one of these, or within one of them."""
+    return any(f"{module}.".startswith(prefix if prefix.endswith(".") else f"{prefix}.") for prefix in allowed)

@@ -17,6 +17,7 @@ from fleet_protocol.sketch import LatencySketch
 _log = logging.getLogger(__name__)
 
 _SAME_WARNING_AGAIN_S: Final = 60.0
+_WARNINGS_REMEMBERED: Final = 256
 
 
 class Diary:
@@ -66,13 +67,27 @@ class Diary:
     def count(self, name: str, sentence: str) -> None:
         """Count something that went wrong, and warn of it."""
         self.counters[name] += 1
-        self.warn(sentence)
+        self.warn(sentence, about=name)
 
-    def warn(self, sentence: str) -> None:
-        """Say a thing once a minute, here and to the fleet, however often it happens."""
-        now = time.monotonic()
-        if now - self._warned_at.get(sentence, -_SAME_WARNING_AGAIN_S) >= _SAME_WARNING_AGAIN_S:
-            self._warned_at[sentence] = now
+    def tell(self, name: str, sentence: str) -> None:
+        """Count something that the fleet's owner wants to see, and say it, every time."""
+        self.counters[name] += 1
+        _log.info("%s", sentence)
+        self._send_log(LogLine(level="info", at=utc_timestamp(), text=sentence[:2000]))
+
+    def warn(self, sentence: str, *, about: str = "") -> None:
+        """Say a thing once a minute, here and to the fleet, however often it happens.
+
+        Args:
+            sentence: For people.
+            about: What is one thing although its sentences differ: those may be a stranger's, each another one.
+        """
+        now, about = time.monotonic(), about or sentence
+        if now - self._warned_at.get(about, -_SAME_WARNING_AGAIN_S) >= _SAME_WARNING_AGAIN_S:
+            self._warned_at.pop(about, None)
+            self._warned_at[about] = now
+            if len(self._warned_at) > _WARNINGS_REMEMBERED:
+                del self._warned_at[next(iter(self._warned_at))]
             _log.warning("%s", sentence)
             self._send_log(LogLine(level="warning", at=utc_timestamp(), text=sentence[:2000]))
 

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import gymnasium.wrappers
 
+from edge_actor.config import is_allowed
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 Environment = gymnasium.Env[Any, Any]
@@ -78,7 +79,7 @@ def _make_of_class(env_id: str, module: str, name: str, env_kwargs: dict[str, An
 
 
 def _require_allowed(module: str, env_id: str, allowed: list[str]) -> None:
-    if not any(f"{module}.".startswith(prefix if prefix.endswith(".") else f"{prefix}.") for prefix in allowed):
+    if not is_allowed(module, allowed):
         raise ProgramError(
             ExitCode.ENVIRONMENT_REFUSED,
             f"environment {env_id} runs code of {module!r}, which this board does not allow; its owner can add it "

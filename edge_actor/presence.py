@@ -9,6 +9,7 @@ from fleet_protocol.clock import kernel_boot_id
 from fleet_protocol.messages import Birth, Death, RunSpec, Status
 
 _SOFTWARE: Final = "edgerl 0.1.0"
+_MANY: Final = 2
 
 
 class Presence:
@@ -54,10 +55,11 @@ class Presence:
         if isinstance(status, Death) and status.session_id != self.session_id:
             self._announced = None  # a late will of an old session: say that we live
         if status.boot_id != self._boot_id and self._was_announced:
-            self._strangers.add(status.session_id)
+            if len(self._strangers) < _MANY:
+                self._strangers.add(status.session_id)
             # Our birth was retained over whatever stood there, so a later one is of somebody who lives. An agent that
             # was here before us leaves one late will; two sessions of it are one too many.
-            if isinstance(status, Birth) or len(self._strangers) > 1:
+            if isinstance(status, Birth) or len(self._strangers) == _MANY:
                 self._diary.count(
                     "board_id_taken",
                     f"another live agent calls itself {self._board_id}: give each board its own --board",

@@ -20,11 +20,13 @@ from edge_actor.spill_records import account_records, read_account, read_window,
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import EarlierBoot
 from fleet_protocol.sequences import SequenceSet
-from fleet_protocol.whole_files import sync_folder
+from fleet_protocol.whole_files import make_folder
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA: Final = """
+SCHEMA_VERSION: Final = 1
+"""A file of a later one is left as it is, whatever is in it; 0 is the same, before it was numbered."""
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS window (
     id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, seq INTEGER NOT NULL, run_id TEXT NOT NULL,
     kernel_boot_id TEXT NOT NULL, monotonic_s REAL NOT NULL, utc_s REAL NOT NULL, body BLOB NOT NULL,
@@ -34,6 +36,7 @@ CREATE TABLE IF NOT EXISTS account (
     boot_id TEXT NOT NULL, run_id TEXT NOT NULL, account BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (boot_id, run_id)
 ) WITHOUT ROWID;
+PRAGMA user_version={SCHEMA_VERSION};
 """
 _WINDOW_BY_ID: Final = (
     "SELECT boot_id, seq, run_id, kernel_boot_id, monotonic_s, utc_s, body, crc FROM window WHERE id = ?"
@@ -82,7 +85,7 @@ class SpillFile:
 
         Raises:
             ProgramError: Another agent has the file open.
-            SpillFailed: The file cannot be opened at all.
+            SpillFailed: The file cannot be opened at all, or is of a newer schema.
         """
         if not self._path.exists():
             return Kept()
@@ -158,22 +161,30 @@ class SpillFile:
             self._connection = None
 
     def _open(self) -> sqlite3.Connection:
-        if not self._path.parent.is_dir():
-            self._path.parent.mkdir(parents=True)
-            for folder in list(self._path.parents)[1:3]:
-                sync_folder(folder)
+        make_folder(self._path.parent)
         connection = sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
         try:
             connection.text_factory = _lenient_text
+            # SQLite then reads also a file whose end is missing, page by page, instead of nothing of it.
+            connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._require_known(connection)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.executescript(_SCHEMA)
-        except sqlite3.Error:
+        except (sqlite3.Error, SpillFailed):
             connection.close()
             raise
         self._connection = connection
         return connection
+
+    def _require_known(self, connection: sqlite3.Connection) -> None:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise SpillFailed(
+                f"{self._path} was written by a newer EdgeRL (schema {version}, known is {SCHEMA_VERSION}), and is "
+                "left as it is; update this one"
+            )
 
     def _open_to_write(self) -> sqlite3.Connection:
         connection = self._open()

@@ -83,7 +83,7 @@ class Supervisor:
             warn=self._diary.warn,
         )
         self._keeper.recover()
-        files = BoardFiles(folder, count=self._diary.count)
+        self._files = files = BoardFiles(folder, count=self._diary.count)
         self._gate = FrameGate(
             settings.root_key,
             fleet=settings.fleet,
@@ -112,6 +112,7 @@ class Supervisor:
             workforce=self._workforce,
             outbox=self._outbox,
             reply=self._reply,
+            tell=self._diary.tell,
         )
         self._run: RunSpec | None = None
         self._run_header: FrameHeader | None = None
@@ -145,11 +146,13 @@ class Supervisor:
                 self._gate.keep()
                 self._quarantine.keep()
                 self._crash_watch.note(is_healthy=self._shelf.is_healthy)
+                self._files.retry()
         finally:
             self._memory.keep_policy(self._shelf.last_good, now=True)
             self._gate.keep(now=True)
             self._quarantine.keep(now=True)
             self._crash_watch.end()
+            self._files.retry(now=True)
             self._send_telemetry(now=True)
             self._workforce.end()
             self._admission.checker.end()

@@ -140,6 +140,8 @@ class Workforce:
 
     def halt(self, *, halted: bool) -> None:
         """Have all workers stop between two steps, or go on."""
+        if halted == self._halted:
+            return  # asked again: a worker that holds still does not say so twice
         self._halted = halted
         for worker in self._workers.values():
             worker.is_halted = False

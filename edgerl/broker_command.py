@@ -86,7 +86,7 @@ def broker_command(kind: BrokerKind, *, address: BrokerAddress, folder: Path) ->
             "no broker is installed: `apt install mosquitto`, or pip install 'edgerl[broker]' for the embedded amqtt",
         )
     command = [sys.executable, "-m", "edgerl.embedded_broker", "--port", str(address.port)]
-    return BrokerCommand("amqtt", importlib.metadata.version("amqtt"), _ending_with_us(command))
+    return BrokerCommand("amqtt", importlib.metadata.version("amqtt"), ending_with_us(command))
 
 
 def _mosquitto_command(path: str, address: BrokerAddress, folder: Path) -> BrokerCommand:
@@ -96,10 +96,11 @@ def _mosquitto_command(path: str, address: BrokerAddress, folder: Path) -> Broke
     config.write_text(_MOSQUITTO_CONF.format(port=address.port, host=address.host, user=user), encoding="ascii")
     said = subprocess.run([path, "-h"], capture_output=True, text=True, check=False).stdout.split()
     version = said[2] if said[1:2] == ["version"] else "unknown"
-    return BrokerCommand("mosquitto", version, _ending_with_us([path, "-c", str(config)]))
+    return BrokerCommand("mosquitto", version, ending_with_us([path, "-c", str(config)]))
 
 
-def _ending_with_us(command: list[str]) -> list[str]:
+def ending_with_us(command: list[str]) -> list[str]:
+    """The same command, but the system ends it (SIGTERM) when the thread that starts it ends, even by SIGKILL."""
     if sys.platform != "linux":
         return command
     return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]

@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgerl.audit_commands import audit_app
+from edgerl.chaos_command import chaos
+from edgerl.command_command import command
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -34,8 +37,11 @@ config_app = typer.Typer(help="What is configured, and from where.", no_args_is_
 app.add_typer(broker_app, name="broker")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(config_app, name="config")
+app.add_typer(audit_app, name="audit")
+app.command("command")(command)
 add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
+app.command()(chaos)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

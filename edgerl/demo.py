@@ -19,6 +19,7 @@ from rich.live import Live
 from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
 from edgerl.broker import start_broker
+from edgerl.broker_command import ending_with_us
 from edgerl.demo_view import final_table, live_view
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import FleetView
@@ -187,7 +188,7 @@ def _process(name: str, arguments: list[str], folder: Path) -> "Iterator[subproc
     """A program of ours with its own log, in a session of its own: Ctrl-C reaches it only through us."""
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            ending_with_us([sys.executable, *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

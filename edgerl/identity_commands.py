@@ -1,4 +1,4 @@
-"""`edgerl broker init|renew|revoke` and `edgerl enroll`: who belongs to a fleet."""
+"""`edgerl broker init|renew|revoke`, `edgerl enroll` and `edgerl depot`: who belongs to a fleet."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 FleetDirectory = Annotated[Path, typer.Option("--dir", help="The folder that `edgerl broker init` has made.")]
+
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 _RELOAD = (
     "Have mosquitto read its files again: kill -HUP $(cat {broker}/mosquitto.pid); if it runs on another machine, copy "
@@ -18,7 +20,10 @@ def add_identity_commands(app: typer.Typer, broker_app: typer.Typer) -> None:
     broker_app.command("init")(_init)
     broker_app.command("renew")(_renew)
     broker_app.command("revoke")(_revoke)
-    app.command("enroll")(_enroll)
+    app.command("enroll", context_settings=_PASSED_ON)(_enroll)
+    depot_app = typer.Typer(help="Where boards get their certificates.", no_args_is_help=True)
+    depot_app.command("run")(_depot_run)
+    app.add_typer(depot_app, name="depot")
 
 
 def _init(
@@ -46,17 +51,35 @@ def _init(
     )
 
 
-def _enroll(
-    board: Annotated[str, typer.Argument(help="The board's id.")], directory: FleetDirectory = Path("fleet")
-) -> None:
-    """Make a board's key and certificate: a folder to copy to the board."""
-    from fleet_manager.fleet_folder import FleetFolder  # noqa: PLC0415
+def _enroll(context: typer.Context) -> None:
+    """Enrol a board: `BOARD` makes a folder to copy, `BOARD --token` a token; there, `--depot URL --token TOKEN`."""
+    if any(argument.partition("=")[0] == "--depot" for argument in context.args):
+        from edge_actor.enrol import main as enroll_here  # noqa: PLC0415
 
-    folder = FleetFolder(directory).enroll(board)
-    typer.echo(
-        f"Copy {folder} to the board, by a way that nobody reads, and start it there:\n"
-        f"edgerl act -c {folder.name}/edgerl.toml"
-    )
+        raise typer.Exit(enroll_here(context.args))
+    from edgerl.enroll_command import main as enroll_board  # noqa: PLC0415
+
+    raise typer.Exit(enroll_board(context.args))
+
+
+def _depot_run(
+    directory: FleetDirectory = Path("fleet"),
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address by which boards reach the depot; may be given again.", show_default="as the broker"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65_535, envvar="EDGERL_DEPOT_PORT", help="Port of the depot.")] = 8443,
+    bind: Annotated[str, typer.Option(help="Address to listen at.")] = "0.0.0.0",  # noqa: S104 - it is for boards
+) -> None:
+    """Give boards with a token their certificates, over HTTPS, until Ctrl-C. It needs the CA: run it where that lies.
+
+    Example: `edgerl depot run --dir fleet`, then `edgerl enroll kitchen-1 --token`
+    """
+    from edgerl.depot_command import run  # noqa: PLC0415
+
+    run(directory, hosts=host or [], bind=bind, port=port)
 
 
 def _renew(
@@ -76,10 +99,11 @@ def _revoke(
     directory: FleetDirectory = Path("fleet"),
 ) -> None:
     """Revoke all certificates of a board or a program: the broker lets it in no more."""
+    from fleet_manager.enrolment import Enrolment  # noqa: PLC0415
     from fleet_manager.fleet_folder import FleetFolder  # noqa: PLC0415
 
     fleet_folder = FleetFolder(directory)
-    number = fleet_folder.revoke(name)
+    number = Enrolment(directory).revoke(name)
     typer.echo(
         f"{number} certificate{'' if number == 1 else 's'} of {name} revoked.\n"
         f"{_RELOAD.format(broker=fleet_folder.broker)} Only then is {name} kept out."

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fleet_manager.private_files import write_private, write_public
 from fleet_protocol.exit_codes import ExitCode, ProgramError
+from fleet_protocol.private_files import write_private, write_public
 
 BEGIN: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """A board without a clock starts in 1970, and must get in before it can learn the time. Revocation needs no dates."""
@@ -124,6 +124,15 @@ class CertificateAuthority:
         new = [certificate for certificate in self._issued(name) if certificate.serial_number not in revoked]
         self._write_revocations([*revoked, *(certificate.serial_number for certificate in new)])
         return len(new)
+
+    def has_valid(self, name: str) -> bool:
+        """Whether a name has a certificate that is not revoked."""
+        revoked = self._revoked()
+        return any(certificate.serial_number not in revoked for certificate in self._issued(name))
+
+    def is_revoked(self, certificate: x509.Certificate) -> bool:
+        """Whether a certificate of ours is revoked."""
+        return certificate.serial_number in self._revoked()
 
     def revoked_names(self) -> list[str]:
         """Names all of whose certificates are revoked, sorted."""

@@ -1,5 +1,7 @@
 """The hardened broker: mosquitto's configuration, and who may say and hear what, by the name in a certificate."""
 
+import os
+import pwd
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -8,6 +10,9 @@ from fleet_protocol.topics import PROTOCOL_VERSION
 
 ROLES: Final = ("learner", "manager", "monitor")
 """Names with rights of their own: no board may have one of them."""
+
+_MOSQUITTO_USER: Final = "mosquitto"
+"""What mosquitto becomes when root starts it, before it reads its files."""
 
 # The limits are our protocol's; mosquitto's defaults lose messages of a slow subscriber and, from 2.1, large policies.
 # What must last is published again by its owner; persistence only spares a new board the wait for a learner.
@@ -100,3 +105,15 @@ def access_rules(fleet: str, *, banned: Sequence[str]) -> str:
     root = f"edgerl/{PROTOCOL_VERSION}/{fleet}"
     bans = "".join(f"user {name}\ntopic deny #\n\n" for name in banned)  # a denial goes before all permissions
     return bans + _ROLE_RULES.format(root=root, fleet=fleet)
+
+
+def give_to_mosquitto(folder: Path) -> None:
+    """Started by root, mosquitto is no longer root when it reads its files."""
+    if os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(_MOSQUITTO_USER)
+    except KeyError:
+        return
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, user.pw_uid, user.pw_gid)

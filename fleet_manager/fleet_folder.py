@@ -1,46 +1,41 @@
 """A fleet's identities in one folder: what is made where, and what is copied to which machine.
 
-`authority/` holds the CA, and `keys/` the keys that sign what boards act on: both stay with the operator. `broker/`
-goes to the broker's machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold one program's
-credentials, with settings that name them.
+`authority/` holds the CA, its tokens and its audit, and `keys/` the keys that sign what boards act on: both stay with
+the operator. `broker/` goes to the broker's machine; `learner/`, `manager/`, `monitor/` and each of `boards/<id>/` hold
+one program's credentials, with settings that name them. A board that enrols at the depot has no folder here: its key is
+its own.
+
+The command line and a depot may work on one folder at a time: whatever changes it takes its lock first.
 """
 
-import ipaddress
-import os
-import pwd
-import re
+import fcntl
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from fleet_manager.authority import CertificateAuthority, key_pem, new_key
-from fleet_manager.broker_files import ROLES, access_rules, mosquitto_conf
+from fleet_manager.authority import CertificateAuthority, PublicKey, key_pem, new_key
+from fleet_manager.broker_files import ROLES, access_rules, give_to_mosquitto, mosquitto_conf
+from fleet_manager.fleet_plan import FleetPlan, check_host, checked
 from fleet_manager.key_folder import GRANTS, KeyFolder
-from fleet_manager.private_files import write_private, write_public
 from fleet_protocol.address import DEFAULT_TLS_PORT, BrokerAddress
+from fleet_protocol.audit import AuditLog
+from fleet_protocol.enrolment import Admission, FleetTrust
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.topics import BadName, checked_name
+from fleet_protocol.private_files import write_private, write_public
 
 _BROKER: Final = "broker"
+_DEPOT: Final = "depot"
 _KEYRING_DAYS: Final = 365.0
-_KEY_SETTINGS: Final = {
+_SIGNING: Final = 'signing_key = "signing.key"\nkeyring = "keyring"\n'
+_MORE_SETTINGS: Final = {
     "board": 'root_key = "root.pub"\n',
-    "learner": 'signing_key = "signing.key"\nkeyring = "keyring"\n',
+    "learner": _SIGNING,
+    "manager": f'{_SIGNING}audit = "audit.db"\n',
 }
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
-_MOSQUITTO_USER: Final = "mosquitto"
-"""What mosquitto becomes when root starts it, before it reads its files."""
-
-
-class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What `init` was told, kept for those that come later."""
-
-    fleet: str
-    hosts: list[str]
-    port: int
 
 
 class FleetFolder:
@@ -74,13 +69,13 @@ class FleetFolder:
         Raises:
             ProgramError: There is a CA and no `force`, or a name is none.
         """
-        _checked(fleet, what="fleet")
+        checked(fleet, what="fleet")
         if not hosts:
             raise ProgramError(
                 ExitCode.USAGE, "expected at least one --host: the name by which boards reach the broker"
             )
         for host in hosts:
-            _checked_host(host)
+            check_host(host)
         folder = root.absolute() / "authority"
         if (folder / "ca.key").exists() and not force:
             raise ProgramError(
@@ -89,17 +84,58 @@ class FleetFolder:
                 "and then every program and board needs new credentials",
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "tokens.db").unlink(missing_ok=True)  # they promise certificates of the CA that was here
         CertificateAuthority.create(folder, name=f"EdgeRL fleet {fleet}")
         plan = FleetPlan(fleet=fleet, hosts=list(hosts), port=port)
         write_public(folder / "fleet.json", msgspec.json.encode(plan))
         shutil.rmtree(root / "keys", ignore_errors=True)
         KeyFolder(root / "keys").init(fleet=fleet, days=_KEYRING_DAYS)
         fleet_folder = cls(root)
+        fleet_folder.audit.append("founded", fleet=fleet)
         fleet_folder.renew(_BROKER)
         for role in ROLES:
             (fleet_folder.credentials(role) / "edgerl.toml").unlink(missing_ok=True)  # it may name another broker
             fleet_folder.renew(role)
         return fleet_folder
+
+    @property
+    def fleet(self) -> str:
+        """The fleet's name."""
+        return self._plan.fleet
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names and addresses of the broker's machine."""
+        return self._plan.hosts
+
+    @property
+    def authority(self) -> CertificateAuthority:
+        """The fleet's CA."""
+        return self._authority
+
+    @property
+    def trust(self) -> FleetTrust:
+        """What boards are to trust."""
+        return FleetTrust(
+            ca=self._authority.certificate_pem.decode("ascii"), root_public=self.keys.root_public().decode("ascii")
+        )
+
+    @property
+    def private(self) -> Path:
+        """What stays with the operator."""
+        return self._root / "authority"
+
+    @property
+    def audit(self) -> AuditLog:
+        """What was done with this folder."""
+        return AuditLog(self.private / "audit.db")
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep all others from changing the folder."""
+        with (self.private / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def keys(self) -> KeyFolder:
@@ -126,16 +162,40 @@ class FleetFolder:
         Raises:
             ProgramError: The id is none, is a role's, or has credentials already.
         """
-        _checked(board_id, what="board")
-        if board_id in (*ROLES, _BROKER):
-            raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
+        self.check_board(board_id)
         if (self.credentials(board_id) / "client.key").exists():
             raise ProgramError(
                 ExitCode.STATE_UNUSABLE,
                 f"board {board_id!r} is enrolled in {self.credentials(board_id)}; `edgerl broker renew {board_id}` "
                 "makes new credentials and leaves the old ones valid until they are revoked",
             )
-        return self._make_client(board_id)
+        return self._make_client(board_id, deed="enrolled")
+
+    def check_board(self, board_id: str) -> None:
+        """Check that a board may have this id.
+
+        Raises:
+            ProgramError: It is none, or a program's.
+        """
+        checked(board_id, what="board")
+        if board_id in (*ROLES, _BROKER, _DEPOT):
+            raise ProgramError(ExitCode.USAGE, f"board {board_id!r}: this name is a program's; choose another")
+
+    def admit(self, board_id: str, public_key: PublicKey) -> Admission:
+        """Give a board that has made its own key a certificate for it; the caller works `alone`, and audits."""
+        certificate = self._authority.issue_client(public_key, name=board_id)
+        self._write_rules()  # a name that had been revoked is good again
+        return Admission(
+            certificate=certificate.decode("ascii"),
+            settings=self._settings("board", cert="client.pem", key="client.pem"),
+        )
+
+    def make_depot(self, hosts: Sequence[str]) -> Path:
+        """Make a server's key and certificate for a depot that is reached under these names; returns their folder."""
+        for host in hosts:
+            check_host(host)
+        with self.alone():
+            return self._make_server(_DEPOT, hosts)
 
     def renew(self, name: str) -> Path:
         """Make a new key and certificate for `broker`, a role, or an enrolled board; returns the folder.
@@ -146,8 +206,12 @@ class FleetFolder:
         if name == _BROKER:
             return self._make_broker()
         if name not in ROLES and not self.credentials(name).is_dir():
-            raise ProgramError(ExitCode.USAGE, f"nobody is enrolled as {name!r} in {self._root}")
-        return self._make_client(name)
+            raise ProgramError(
+                ExitCode.USAGE,
+                f"nobody is enrolled as {name!r} in {self._root}; a board that made its own key renews by itself "
+                "(`edgerl enroll --renew` there), or enrolls anew with a token",
+            )
+        return self._make_client(name, deed="renewed")
 
     def revoke(self, name: str) -> int:
         """Revoke all certificates of a name, in the broker's files; returns how many.
@@ -155,43 +219,54 @@ class FleetFolder:
         Raises:
             ProgramError: There is none that is not revoked.
         """
-        number = self._authority.revoke(_checked(name, what="name"))
-        if not number:
-            raise ProgramError(ExitCode.USAGE, f"{name!r} has no certificate of this fleet that is not revoked")
-        self._write_rules()
+        checked(name, what="name")
+        with self.alone():
+            number = self._authority.revoke(name)
+            if not number:
+                raise ProgramError(ExitCode.USAGE, f"{name!r} has no certificate of this fleet that is not revoked")
+            self._write_rules()
+        self.audit.append("revoked", name=name, certificates=number)
         return number
 
     def _make_broker(self) -> Path:
-        key = new_key()
-        certificate = self._authority.issue_server(key.public_key(), name=_BROKER, hosts=self._plan.hosts)
         folder = self.broker
         (folder / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data").chmod(0o700)
+        with self.alone():
+            self._make_server(_BROKER, self._plan.hosts)
+            write_public(folder / "mosquitto.conf", mosquitto_conf(folder, port=self._plan.port).encode())
+            self._write_rules()
+        self.audit.append("renewed", name=_BROKER)
+        return folder
+
+    def _make_server(self, name: str, hosts: Sequence[str]) -> Path:
+        key = new_key()
+        certificate = self._authority.issue_server(key.public_key(), name=name, hosts=hosts)
+        folder = self._root / name
         write_public(folder / "ca.crt", self._authority.certificate_pem)
         write_private(folder / "server.key", key_pem(key))
         write_public(folder / "server.crt", certificate)
-        write_public(folder / "mosquitto.conf", mosquitto_conf(folder, port=self._plan.port).encode())
-        self._write_rules()
         return folder
 
     def _write_rules(self) -> None:
         rules = access_rules(self._plan.fleet, banned=self._authority.revoked_names())
         write_public(self.broker / "revoked.crl", self._authority.revocations_pem)
         write_private(self.broker / "acl", rules.encode("ascii"))
-        _give_to_mosquitto(self.broker)
+        give_to_mosquitto(self.broker)
 
-    def _make_client(self, name: str) -> Path:
-        key = new_key()
-        certificate = self._authority.issue_client(key.public_key(), name=name)
-        folder = self.credentials(name)
-        write_public(folder / "ca.crt", self._authority.certificate_pem)
-        write_private(folder / "client.key", key_pem(key))
-        write_public(folder / "client.crt", certificate)
-        self._hand_out_keys(name)
-        settings = folder / "edgerl.toml"
-        if name != "manager" and not settings.exists():  # its owner may have added to it
-            write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
-        self._write_rules()  # a name that had been revoked is good again
+    def _make_client(self, name: str, *, deed: str) -> Path:
+        folder, key = self.credentials(name), new_key()
+        with self.alone():
+            certificate = self._authority.issue_client(key.public_key(), name=name)
+            write_public(folder / "ca.crt", self._authority.certificate_pem)
+            write_private(folder / "client.key", key_pem(key))
+            write_public(folder / "client.crt", certificate)
+            self._hand_out_keys(name)
+            settings = folder / "edgerl.toml"
+            if not settings.exists():  # its owner may have added to it
+                write_public(settings, self._settings("board" if name not in ROLES else name).encode("ascii"))
+            self._write_rules()  # a name that had been revoked is good again
+        self.audit.append(deed, name=name)
         return folder
 
     def _hand_out_keys(self, name: str) -> None:
@@ -202,38 +277,9 @@ class FleetFolder:
         elif name not in ROLES:
             write_public(folder / "root.pub", self.keys.root_public())
 
-    def _settings(self, table: str) -> str:
+    def _settings(self, table: str, *, cert: str = "client.crt", key: str = "client.key") -> str:
         address = BrokerAddress(self._plan.hosts[0], self._plan.port)
         return (
             f'[{table}]\nbroker = "{address}"\nfleet = "{self._plan.fleet}"\n'
-            f'ca = "ca.crt"\ncert = "client.crt"\nkey = "client.key"\n{_KEY_SETTINGS.get(table, "")}'
+            f'ca = "ca.crt"\ncert = "{cert}"\nkey = "{key}"\n{_MORE_SETTINGS.get(table, "")}'
         )
-
-
-def _give_to_mosquitto(folder: Path) -> None:
-    """Started by root, mosquitto is no longer root when it reads its files."""
-    if os.geteuid() != 0:
-        return
-    try:
-        user = pwd.getpwnam(_MOSQUITTO_USER)
-    except KeyError:
-        return
-    for path in (folder, *folder.iterdir()):
-        os.chown(path, user.pw_uid, user.pw_gid)
-
-
-def _checked(name: str, *, what: str) -> str:
-    try:
-        return checked_name(name, what=what)
-    except BadName as error:
-        raise ProgramError(ExitCode.USAGE, str(error)) from error
-
-
-def _checked_host(host: str) -> None:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        if not _HOST_NAME.fullmatch(host):
-            raise ProgramError(
-                ExitCode.USAGE, f"--host {host[:80]!r}: expected a host name or an IP address, without a port"
-            ) from None

@@ -80,6 +80,7 @@ def _record(settings: MonitorSettings) -> None:
         _log.info("recording fleet %s at %s into %s; Ctrl-C ends it", settings.fleet, address, settings.db)
         while not stop.wait(_LOOK_PERIOD_S):
             reporter.report(collector.snapshot())
+        reporter.sum_up(collector.snapshot())
 
 
 class _Reporter:
@@ -97,9 +98,13 @@ class _Reporter:
                 _log.info("%s is %s", board.board_id, board.state)
         if time.monotonic() >= self._summary_due:
             self._summary_due = time.monotonic() + _SUMMARY_PERIOD_S
-            states = Counter(board.state for board in view.boards)
-            steps_per_s = sum(board.steps_per_s for board in view.boards)
-            _log.info("boards %s; %.0f steps/s; ignored messages %s", dict(states), steps_per_s, view.ignored)
+            self.sum_up(view)
+
+    def sum_up(self, view: FleetView) -> None:
+        """Log how things are: once a minute, and at the end."""
+        states = Counter(board.state for board in view.boards)
+        steps_per_s = sum(board.steps_per_s for board in view.boards)
+        _log.info("boards %s; %.0f steps/s; ignored messages %s", dict(states), steps_per_s, view.ignored)
 
 
 def _parser() -> argparse.ArgumentParser:

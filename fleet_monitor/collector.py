@@ -1,5 +1,6 @@
 """Listens to a fleet and keeps its picture and its history up to date, on a thread of its own."""
 
+import logging
 import queue
 import threading
 import time
@@ -8,16 +9,21 @@ from pathlib import Path
 from typing import Final, Self
 
 from fleet_monitor.fleet import Fleet, FleetView
-from fleet_monitor.history import History
+from fleet_monitor.history import History, NotWritten
 from fleet_protocol.address import BrokerAddress
+from fleet_protocol.arrivals import Arrivals
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.topics import FleetTopics, TopicAddress
 
+_log = logging.getLogger(__name__)
+
 _POLL_S: Final = 0.2
 _END_WAIT_S: Final = 5.0
-_BACKLOG: Final = 10_000
-"""Messages that may wait; beyond it what comes again anyway is counted and dropped, and what is said once is kept."""
+_BACKLOG: Final = 40_000
+"""Messages that may wait, and bytes; a quarter of both for what comes again anyway. What has no room is counted."""
 _COMES_AGAIN: Final = frozenset({"telemetry", "log"})
+
+_BACKLOG_BYTES: Final = 268_435_456
 
 _Arrival = tuple[TopicAddress, bytes]
 
@@ -48,10 +54,11 @@ class Collector:
         topics = FleetTopics(fleet)
         self._topics = topics
         self._history = History(history_path, keep_hours=keep_hours) if history_path else None
+        self._is_unwritten = False
         self._flush_period_s = flush_period_s
         self._fleet = Fleet()
         self._lock = threading.Lock()
-        self._arrivals: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
+        self._arrivals: Arrivals[_Arrival] = Arrivals(max_messages=_BACKLOG, max_bytes=_BACKLOG_BYTES)
         self._failure: Exception | None = None
         self._connection = MqttConnection(
             address,
@@ -72,7 +79,7 @@ class Collector:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._connection.close()
-        self._arrivals.put(None)
+        self._arrivals.end()
         self._thread.join(timeout=_END_WAIT_S)
         if self._history is not None:
             self._history.close()
@@ -106,11 +113,10 @@ class Collector:
         address = self._topics.parse(topic)
         if address is None:
             return
-        if address.kind in _COMES_AGAIN and self._arrivals.qsize() >= _BACKLOG:
+        arrival = (address, payload)
+        if not self._arrivals.put(arrival, size_bytes=len(payload), comes_again=address.kind in _COMES_AGAIN):
             with self._lock:
                 self._fleet.ignore(f"{address.kind}_overrun")
-            return
-        self._arrivals.put((address, payload))
 
     def _work(self) -> None:
         try:
@@ -130,7 +136,7 @@ class Collector:
     def _take_next(self) -> bool:
         """Take one message, or wait a little for one; False at the end."""
         try:
-            arrival = self._arrivals.get(timeout=_POLL_S)
+            arrival = self._arrivals.get(_POLL_S)
         except queue.Empty:
             return True
         if arrival is None:
@@ -144,4 +150,17 @@ class Collector:
             return
         with self._lock:
             view, intervals = self._fleet.view(), self._fleet.intervals()
-        self._history.write(view.boards, intervals)
+        try:
+            self._history.write(view.boards, intervals)
+        except NotWritten as error:
+            self._note_unwritten(error)
+        else:
+            self._is_unwritten = False
+
+    def _note_unwritten(self, error: NotWritten) -> None:
+        """A disk that is full ends no monitor: these latencies are lost, counted, and the next are tried again."""
+        with self._lock:
+            self._fleet.ignore("history_unwritten")
+        if not self._is_unwritten:
+            _log.warning("%s; trying again with every flush", error)
+        self._is_unwritten = True

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from fleet_monitor.intervals import Interval, difference
-from fleet_monitor.soundness import require_sound
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.messages import Birth, Death, LearnerReport, LogLine, Problem, SketchState, Status, Telemetry
+from fleet_protocol.soundness import require_sound
 from fleet_protocol.topics import TopicAddress
 
 BoardState = Literal["online", "stale", "offline", "lost"]

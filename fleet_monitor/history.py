@@ -61,7 +61,15 @@ INSERT OR REPLACE INTO board VALUES (
 _PUT_HEALTH: Final = f"""
 INSERT INTO health VALUES (:at, :board_id, :boot_id, :pss_mb, {", ".join(f":{name}" for name in _VITALS)})
 """  # noqa: S608 - the same
+_MAY_PASS: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY}
+)
+"""What a disk that is full, fails or is mounted anew makes of a write."""
 _NO_TELEMETRY: Final = Telemetry(board_id="", boot_id="", uptime_s=0.0)
+
+
+class NotWritten(ProgramError):
+    """The disk does not take it now; it may later, and what was written before is whole."""
 
 
 @contextmanager
@@ -69,12 +77,15 @@ def file_errors(path: Path) -> Generator[None]:
     """Turn what is wrong with the file into a sentence.
 
     Raises:
-        ProgramError: SQLite or the system refused something.
+        NotWritten: The disk is full or fails.
+        ProgramError: SQLite or the system refused something else.
     """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise ProgramError(
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest says more exactly where
+        refusal = NotWritten if code in _MAY_PASS else ProgramError
+        raise refusal(
             ExitCode.STATE_UNUSABLE,
             f"{path} cannot be used as the monitor's file ({error}); choose another with --db",
         ) from error
@@ -138,6 +149,7 @@ class History:
         """Write the boards as they are, and the latencies and health of an interval, in one transaction.
 
         Raises:
+            NotWritten: The disk does not take it now.
             ProgramError: The file cannot be written.
         """
         now = utc_timestamp()

@@ -139,8 +139,8 @@ def _boards(database: sqlite3.Connection) -> list[BoardRow]:
 
 
 def _is_silent(board: BoardRow) -> bool:
-    # Where no monitor runs any more, the last word may be long ago.
-    return board.state == "online" and (board.age_s is None or board.age_s > STALE_AFTER_S)
+    # Where no monitor runs any more, the last word may be long ago; one from the future is of a clock that was wrong.
+    return board.state == "online" and not (board.age_s is not None and abs(board.age_s) <= STALE_AFTER_S)
 
 
 def _latencies(database: sqlite3.Connection, board_id: str, intervals: int) -> list[LatencyRow]:

@@ -4,5 +4,6 @@ topics    where a message goes             messages  what it says, frozen and ty
 codec     bytes to messages, with limits   mqtt      the client that carries them
 signing   frames that change what a board does       trajectory  one window of experience
 sequences sets of sequence numbers         sketch    latencies that can be merged
+arrivals  a bounded queue between threads            soundness  telemetry whose numbers make sense
 settings  one TOML file, EDGERL_*, flags   exit_codes  how a program ends, numbered
 """

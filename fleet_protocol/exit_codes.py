@@ -25,6 +25,11 @@ class ExitCode(IntEnum):
     PROCESS_DIED = 17
     MACHINE_UNFIT = 18
     CERTIFICATE_REFUSED = 19
+    ENROLMENT_REFUSED = 20
+    NO_DEPOT = 21
+    COMMAND_FAILED = 22
+    AUDIT_BROKEN = 23
+    SCENARIO_FAILED = 24
     INTERRUPTED = 130
 
 
@@ -59,6 +64,16 @@ EXPLANATIONS: dict[ExitCode, str] = {
     "clock that is wrong. `edgerl doctor` says which, and what to do.",
     ExitCode.CERTIFICATE_REFUSED: "Broker and program do not trust each other: a certificate is expired, revoked, of "
     "another CA, or for another host, or a clock is wrong. The message says which, and what to do.",
+    ExitCode.ENROLMENT_REFUSED: "The depot gave this board no certificate: the token is wrong, used or expired, or the "
+    "board's certificate is revoked. The message says which; the operator makes a new token with "
+    "`edgerl enroll BOARD --token`.",
+    ExitCode.NO_DEPOT: "No depot answered. Start one with `edgerl depot run` on the operator's machine, or check "
+    "--depot https://HOST:PORT.",
+    ExitCode.COMMAND_FAILED: "The board is not there, did not answer in time, or could not do what it was told. The "
+    "message says which.",
+    ExitCode.AUDIT_BROKEN: "Entries of an audit log were changed, removed or reordered. The message says which.",
+    ExitCode.SCENARIO_FAILED: "The fleet has not survived a fault of `edgerl chaos`, or a scenario could not run. The "
+    "table names it, with the reason.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 

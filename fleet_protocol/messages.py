@@ -119,7 +119,8 @@ class Ack(Message, frozen=True, kw_only=True):
 class Evaluate(Message, frozen=True, kw_only=True, tag="evaluate"):
     """Play greedy episodes with one policy version and reply with their returns."""
 
-    policy_version: Positive
+    policy_version: Count
+    """0 = the newest that the board has."""
     episodes: Annotated[int, Meta(ge=1, le=10_000)]
     seed: Count = 0
 

@@ -18,8 +18,8 @@ from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
-_TABLES = ("board", "learner", "broker", "monitor")
-_FILES_BESIDE = ("ca", "cert", "key", "root_key", "signing_key", "keyring")
+_TABLES = ("board", "learner", "broker", "monitor", "manager")
+_FILES_BESIDE = ("ca", "cert", "key", "root_key", "signing_key", "keyring", "audit")
 """Paths that a TOML file names are relative to it, so that a folder of credentials can be copied as a whole."""
 
 

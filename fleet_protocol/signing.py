@@ -13,7 +13,16 @@ from fleet_protocol.clock import kernel_boot_id, utc_timestamp
 from fleet_protocol.codec import MAX_MESSAGE_BYTES, BadMessage, decode, encode
 from fleet_protocol.messages import Frame, FrameHeader
 
-__all__ = ["ALL_BOARDS", "KEYRING", "FrameRefused", "Signer", "open_frame", "seal_frame"]
+__all__ = [
+    "ALL_BOARDS",
+    "KEYRING",
+    "FrameRefused",
+    "Signer",
+    "is_signed_otherwise",
+    "open_frame",
+    "seal_frame",
+    "sign_again",
+]
 
 ALL_BOARDS: Final = "all"
 KEYRING: Final = "keys"
@@ -106,6 +115,28 @@ def seal_frame(
     if signer is None:
         return encode(Frame(header=signed, signature=b"", body=body))
     return encode(Frame(header=signed, signature=signer.key.sign(signed), body=body, keyring=signer.keyring))
+
+
+def sign_again(payload: bytes, signer: Signer) -> bytes:
+    """A frame of ours with the same body and version, signed by the key that counts now."""
+    frame = decode(payload, Frame)
+    header = decode(frame.header, FrameHeader)
+    return seal_frame(
+        frame.body,
+        kind=header.kind,
+        version=header.version,
+        run_id=header.run_id,
+        target=header.target,
+        valid_s=header.expires_at - header.issued_at,
+        issued_monotonic_ns=header.issued_monotonic_ns,
+        signer=signer,
+    )
+
+
+def is_signed_otherwise(payload: bytes, signer: Signer) -> bool:
+    """Whether a frame of ours was signed by another key, or under another keyring, than counts now."""
+    frame = decode(payload, Frame)
+    return frame.keyring != signer.keyring or decode(frame.header, FrameHeader).issuer != signer.key.key_id
 
 
 def open_frame(

@@ -66,10 +66,13 @@ def fleet_name() -> str:
 def wait_until() -> Callable[..., None]:
     """Wait for a condition, and fail with a sentence when it does not come."""
 
-    def wait(condition: Callable[[], object], *, timeout_s: float = 10.0, what: str = "the condition") -> None:
+    def wait(
+        condition: Callable[[], object], *, timeout_s: float = 10.0, what: str | Callable[[], str] = "the condition"
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come within {timeout_s} s"
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what() if callable(what) else what} did not come within {timeout_s} s")
             time.sleep(0.01)
 
     return wait

@@ -4,13 +4,13 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from edge_actor.board_health import BoardHealth
-from edge_actor.config import BoardSettings
+from edge_actor.config import BoardSettings, is_allowed
 from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, ok, problem, warning
 from edgerl.doctor.child import ChildFailed, ask_child
 from edgerl.doctor.policies import RECIPES
@@ -23,6 +23,8 @@ _YEARS: Final = (2025, 2100)
 _LITTLE_MEMORY_MB: Final = 200.0
 _HOT_C: Final = 75.0
 _LITTLE_DISK_MB: Final = 200.0
+_PLUGINS: Final = "gymnasium.envs"
+"""The group of entry points under which Gymnasium before 1.0 imported whatever was installed."""
 _INSTALL: Final = "pip install 'edgerl[actor]' (64-bit), or 'edgerl[actor-tflite]' (32-bit, Python 3.11)"
 
 
@@ -38,6 +40,7 @@ def board_probes(settings: BoardSettings, *, root: Path = Path("/")) -> dict[str
         "python": lambda: judge_python(sys.version_info[:2]),
         "runtime": check_runtime,
         "gymnasium": lambda: _package("gymnasium", "no environment can be made", _INSTALL),
+        "plugins": lambda: judge_plugins(find_plugins(), settings.allowed_environments),
         "zstandard": lambda: _optional("zstandard", "what it sends is larger"),
         "psutil": lambda: _optional("psutil", "the board cannot tell its CPU and memory"),
         "clock": lambda: judge_clock(datetime.now(UTC)),
@@ -62,6 +65,23 @@ def check_root_key(settings: BoardSettings) -> Finding:
     from fleet_protocol.keys import key_id, load_public  # noqa: PLC0415 - not free, and only where there are keys
 
     return ok(f"only what root {key_id(load_public(Path(settings.root_key)))} vouches for is acted on")
+
+
+def find_plugins() -> dict[str, str]:
+    """Installed packages that offer Gymnasium environments as a plugin, and the module of each; nothing is imported."""
+    offered = importlib.metadata.entry_points(group=_PLUGINS)
+    return {point.dist.name if point.dist else point.name: point.module for point in offered}
+
+
+def judge_plugins(modules: Mapping[str, str], allowed: Sequence[str]) -> Finding:
+    """Whose code may a run name? Gymnasium 1 imports no plugin by itself, and a board only what is allowed."""
+    if not modules:
+        return ok(f"no installed package offers environments as a plugin; allowed are {', '.join(allowed)}")
+    said = ", ".join(
+        f"{name} ({module}: {'allowed' if is_allowed(module, list(allowed)) else 'not allowed, and never imported'})"
+        for name, module in sorted(modules.items())
+    )
+    return ok(f"installed packages offer environments: {said}")
 
 
 def check_runtime() -> Finding:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cloud_learner.config import LearnerSettings
-from cloud_learner.signer import SigningKeys
+from cloud_learner.config import SIGNED_KINDS, LearnerSettings
 from edgerl.doctor.checks import Finding, Probe, check_broker, check_folder, check_open_files, ok, problem, warning
 from edgerl.doctor.child import ChildFailed, ask_child
 from fleet_protocol.exit_codes import ExitCode
+from fleet_protocol.signing_keys import SigningKeys
 
 _LITTLE_STATE_MB: Final = 1000.0
 _LITTLE_GPU_MB: Final = 1000.0
@@ -63,7 +63,7 @@ def ask_torch(device: str) -> dict[str, Any]:
 
 def check_keys(settings: LearnerSettings) -> Finding:
     """Would boards take what this learner signs, and for how long?"""
-    keys = SigningKeys.of(settings)
+    keys = SigningKeys.of(settings, kinds=SIGNED_KINDS, role="learner")
     if keys is None:
         return ok("nothing is signed: only boards without a root key, on this machine, will act on it")
     if keys.problem:

@@ -1,6 +1,7 @@
 """Docs cannot rot: every topic, message, field, setting and exit code stands in docs/."""
 
 import inspect
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
+from fleet_manager.config import ManagerSettings
 from fleet_monitor.__main__ import MonitorSettings
 from fleet_protocol import keyring, messages, spaces
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode
@@ -37,7 +39,9 @@ def test_every_topic_is_documented(kind: str):
     assert f"/{kind}`" in PROTOCOL
 
 
-@pytest.mark.parametrize("settings", [LearnerSettings, BoardSettings, MonitorSettings], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "settings", [LearnerSettings, BoardSettings, MonitorSettings, ManagerSettings], ids=lambda s: s.__name__
+)
 def test_every_setting_is_documented_with_the_sentence_of_its_source(settings: type[msgspec.Struct]):
     descriptions = describe_settings(settings)
     for field in msgspec.structs.fields(settings):
@@ -49,6 +53,17 @@ def test_every_setting_is_documented_with_the_sentence_of_its_source(settings: t
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_is_explained(code: ExitCode):
     assert f"| {int(code)} | {code.name} | {EXPLANATIONS[code]} |" in OPERATIONS
+
+
+def test_every_rule_of_the_protocol_names_tests_that_exist():
+    rules = re.findall(r"^- \*\*([A-Z]\d+)\*\*", PROTOCOL, re.MULTILINE)
+    table = dict(re.findall(r"^\| ([A-Z]\d+) \| (`test_.*`) \|$", PROTOCOL, re.MULTILINE))
+    assert sorted(rules) == sorted(table)
+    assert len(rules) == len(set(rules))
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
+    defined = {name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)\(", source, re.MULTILINE)}
+    named = {name for row in table.values() for name in re.findall(r"`(\w+)`", row)}
+    assert named <= defined, named - defined
 
 
 def test_no_document_links_to_a_file_that_is_not_there():

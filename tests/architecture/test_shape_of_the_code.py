@@ -15,6 +15,7 @@ PACKAGES = [
 VIOLATIONS = {
     "Programs stand on libraries and never import each other": ("edge_actor", "import cloud_learner.config"),
     "No training stack on a board, a monitor or a manager": ("fleet_monitor", "import torch"),
+    "Only a manager serves HTTP": ("edge_actor", "import starlette"),
     "Only fleet_protocol.mqtt speaks to paho": ("edge_actor", "import paho.mqtt.client"),
     "Cryptography is fleet_protocol's, and the CA's": ("edge_actor", "import cryptography.x509"),
     "Libraries and the learner know no environment": ("cloud_learner", "import gymnasium"),

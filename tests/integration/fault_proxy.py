@@ -1,4 +1,4 @@
-"""A proxy that speaks MQTT, and loses, doubles or delays messages *behind* their PUBACK.
+"""A proxy that speaks MQTT, and loses, doubles, redelivers or delays messages *behind* their PUBACK.
 
 TCP promises that nothing is lost between two ends, so swallowing bare packets only wedges a QoS 1 client. Real loss
 happens behind a PUBACK: here the proxy answers it itself. What it injects goes at QoS 0, without a packet id, so that
@@ -30,15 +30,16 @@ Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass
 class Tally:
-    """What happened to the messages that concern the proxy; each is in one of the four.
+    """What happened to the messages that concern the proxy; each is in one of the five.
 
-    While connections last, passed + delayed + 2 duplicated messages arrive. A delayed one whose connection ends before
-    its time is counted as lost.
+    While connections last, passed + delayed + 2 (duplicated + redelivered) messages arrive. A delayed one whose
+    connection ends before its time is counted as lost.
     """
 
     passed: int = 0
     lost: int = 0
     duplicated: int = 0
+    redelivered: int = 0
     delayed: int = 0
 
 
@@ -58,7 +59,8 @@ class FaultProxy:
         upstream: The broker.
         concerns: Which topics it treats badly.
         loss: Share of messages that vanish.
-        duplicates: Share that comes twice.
+        duplicates: Share that comes twice, the second time as a message of its own.
+        redeliveries: Share that comes twice, the second time with the DUP flag, as after an ack that was lost.
         delay: Share that comes later.
         delay_s: How much later.
         seed: Of the choice; what one message meets depends on the order in which all arrive here.
@@ -71,15 +73,17 @@ class FaultProxy:
         concerns: Callable[[str], bool],
         loss: float = 0.0,
         duplicates: float = 0.0,
+        redeliveries: float = 0.0,
         delay: float = 0.0,
         delay_s: float = 0.3,
         seed: int = 0,
     ) -> None:
-        if min(loss, duplicates, delay) < 0 or loss + duplicates + delay > 1:
-            raise ValueError(f"expected shares of one whole, got {loss} + {duplicates} + {delay}")
+        shares = (loss, duplicates, delay, redeliveries)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"expected shares of one whole, got {shares}")
         self._upstream = upstream
         self._concerns = concerns
-        self._shares = (loss, duplicates, delay)
+        self._shares = shares
         self._delay_s = delay_s
         self._rng = random.Random(seed)
         self._loop = asyncio.new_event_loop()
@@ -160,7 +164,7 @@ class FaultProxy:
     def _mistreat(
         self, session: _Session, head: int, body: bytes, back: asyncio.StreamWriter, target: asyncio.StreamWriter
     ) -> None:
-        loss, duplicates, delay = self._shares
+        loss, duplicates, delay, redeliveries = self._shares
         chance = self._rng.random()
         if chance < loss:
             self.tally.lost += 1
@@ -176,6 +180,9 @@ class FaultProxy:
             session.waiting.add(task)
             task.add_done_callback(session.waiting.discard)
             task.add_done_callback(self._count_if_cut)
+        elif chance < loss + duplicates + delay + redeliveries:
+            self.tally.redelivered += 1
+            target.write(_packet(head, body) + _packet(head | DUP_BIT, body))
         else:
             self.tally.passed += 1
             target.write(_packet(head, body))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,13 +13,23 @@ from fleet_protocol.address import BrokerAddress
 
 
 class Program:
-    """One of our programs as a process, with a log; a context manager that ends it."""
+    """One of our programs as a process, with a log; a context manager that ends it.
 
-    def __init__(self, log: Path, module: str, *flags: str, python: str | Path = sys.executable) -> None:
+    `through` are arguments of Python that start the module, where `-m` is not to do it.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        module: str,
+        *flags: str,
+        python: str | Path = sys.executable,
+        through: Sequence[str] = ("-m",),
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [python, "-m", module, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                [python, *through, module, *flags], stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
     def __enter__(self) -> Self:
@@ -67,13 +78,14 @@ def board(
     )
 
 
-def learner(folder: Path, address: BrokerAddress, fleet: str, *flags: str) -> Program:
+def learner(folder: Path, address: BrokerAddress, fleet: str, *flags: str, through: Sequence[str] = ("-m",)) -> Program:
     """A learner of CartPole-v1 with its state and report in `folder`."""
     return Program(
         folder / "learner.log",
         "cloud_learner",
         *("--broker", str(address), "--fleet", fleet, "--state", str(folder / "state")),
         *("--report", str(folder / "report.json"), "--evaluation-episodes", "0", *flags),
+        through=through,
     )
 
 

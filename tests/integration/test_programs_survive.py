@@ -9,9 +9,9 @@ from fleet_processes import board, kill, learner, read_report
 from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import BoardView
-from fleet_protocol.codec import encode
-from fleet_protocol.messages import Birth, LearnerReport, RunSpec
-from fleet_protocol.mqtt import MqttConnection
+from fleet_protocol.codec import decode, encode
+from fleet_protocol.messages import AtRest, Birth, CommandReply, LearnerReport, Pause, Resume, RunSpec
+from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.signing import seal_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import FleetTopics
@@ -130,6 +130,45 @@ def test_a_killed_learner_resumes_its_run_with_rising_versions_and_exact_account
     assert report["run_id"] == killed_at.run_id
     assert windows["add_up"], windows
     assert windows["lost_window"] >= 0
+
+
+def test_a_learner_that_was_ended_goes_on_with_the_boards_that_it_has_brought_to_rest(
+    mosquitto: RunningBroker, fleet_name: str, collector: Collector, tmp_path: Path, wait_until: Callable[..., None]
+):
+    with board(tmp_path, mosquitto.address, fleet_name, "b1"):
+        with learner(tmp_path, mosquitto.address, fleet_name):
+            wait_until(lambda: env_steps_of(collector, "b1") > 2000, timeout_s=60, what="the first steps")
+        assert read_report(tmp_path)["trajectories"]["add_up"]
+        before = env_steps_of(collector, "b1")
+        with learner(tmp_path, mosquitto.address, fleet_name, "--time-limit-s", "15") as second:
+            wait_until(lambda: env_steps_of(collector, "b1") > before + 5000, timeout_s=60, what="further steps")
+            assert second.process.wait(60) == 0, second.said()
+    assert "did not come to rest" not in second.said()
+    assert read_report(tmp_path)["trajectories"]["add_up"]
+
+
+def test_a_board_at_rest_answers_whoever_asks_once_more(
+    mosquitto: RunningBroker, fleet_name: str, collector: Collector, tmp_path: Path, wait_until: Callable[..., None]
+):
+    topics = FleetTopics(fleet_name)
+    replies: list[CommandReply] = []
+    listening = Subscription(
+        topics.up("b1", "reply"), 1, lambda _, payload: replies.append(decode(payload, CommandReply))
+    )
+    with (
+        MqttConnection(mosquitto.address, client_id="asker", subscriptions=[listening]) as asker,
+        learner(tmp_path, mosquitto.address, fleet_name),
+        board(tmp_path, mosquitto.address, fleet_name, "b1"),
+    ):
+        wait_until(lambda: env_steps_of(collector, "b1") > 2000, timeout_s=60, what="the first steps")
+        run_id = collector.snapshot().learner.run_id  # pyright: ignore[reportOptionalMemberAccess]
+        for counter, command in enumerate([Pause(run_id=run_id), Pause(run_id=run_id), Resume(), Pause(run_id=run_id)]):
+            frame = seal_frame(
+                encode(command), kind="command", version=counter + 1, run_id=run_id, target="b1", issuer="asker"
+            )
+            assert asker.publish(topics.down("b1", "command"), frame)
+            wait_until(lambda asked=counter + 1: len(replies) == asked, timeout_s=30, what=f"answer {counter + 1}")
+    assert [isinstance(reply.result, AtRest) for reply in replies] == [True, True, False, True]
 
 
 def test_a_board_with_other_spaces_says_so_and_idles_while_the_first_goes_on(

@@ -1,6 +1,7 @@
 """The swarm as a process, for tests and benchmarks that read what it reports."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,6 +56,15 @@ class RunningSwarm:
         """A number of its newest line; 0 before the first."""
         lines = self.lines()
         return lines[-1][name] if lines else 0
+
+    def seconds_to(self, share: float, name: str, *, since: float) -> float:
+        """Seconds from a monotonic time to the first line whose number has this share of all boards; inf if none."""
+        times = [
+            line["monotonic_s"] - since
+            for line in self.lines()
+            if line["monotonic_s"] >= since and line[name] >= share * self.boards
+        ]
+        return min(times, default=math.inf)
 
     def said(self) -> str:
         """Its log."""

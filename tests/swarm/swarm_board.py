@@ -188,19 +188,18 @@ class SwarmBoard:
             await self._announce(client)
 
     async def _obey(self, client: aiomqtt.Client, issuer: str, counter: int, command: Command) -> None:
-        if isinstance(command, Resume):
-            self._is_paused = False
-        if isinstance(command, Pause):
-            self._is_paused = True
-            await self._send_telemetry(client)
-            reply = CommandReply(
-                board_id=self.board_id,
-                boot_id=self._boot_id,
-                issuer=issuer,
-                counter=counter,
-                result=self.outbox.at_rest(command.run_id),
-            )
-            await client.publish(self._topics.up(self.board_id, "reply"), encode(reply), qos=1)
+        if not isinstance(command, Pause | Resume):
+            return
+        self._is_paused = isinstance(command, Pause)
+        await self._send_telemetry(client)
+        reply = CommandReply(
+            board_id=self.board_id,
+            boot_id=self._boot_id,
+            issuer=issuer,
+            counter=counter,
+            result=self.outbox.at_rest(command.run_id) if isinstance(command, Pause) else None,
+        )
+        await client.publish(self._topics.up(self.board_id, "reply"), encode(reply), qos=1)
 
     # --- what goes --------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What a learner takes, refuses and remembers: each gate of the intake, and a state folder that never goes back."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ from cloud_learner.intake import Intake
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from fleet_protocol.codec import encode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import AtRest, CommandReply, RunSpec, SketchState, Telemetry, TrajectoryMessage
+from fleet_protocol.messages import (
+    AtRest,
+    CommandReply,
+    EvaluationResult,
+    Health,
+    RunSpec,
+    SketchState,
+    Telemetry,
+    TrajectoryMessage,
+)
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import TopicAddress
 from fleet_protocol.trajectory import Trajectory, pack_trajectory
@@ -156,13 +166,38 @@ def test_telemetry_with_an_impossible_sketch_is_counted(desk: Desk, wait_until: 
     wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
 
 
-@pytest.mark.parametrize("ranges", [[(5, 2)], [(0, 2**64 - 1)], [(-1, 3)]])
+@pytest.mark.parametrize("health", [Health(pss_mb=math.nan), Health(pss_mb=math.inf)])
+def test_telemetry_that_no_report_could_hold_is_counted(health: Health, desk: Desk, wait_until: Callable[..., None]):
+    telemetry = Telemetry(board_id="b", boot_id="boot", uptime_s=1, health=health)
+    desk.intake.hand_over(TopicAddress("telemetry", "b"), encode(telemetry), 10)
+    wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e300])
+def test_an_evaluation_that_no_report_could_hold_is_counted(value: float, desk: Desk, wait_until: Callable[..., None]):
+    result = EvaluationResult(policy_version=1, returns=[1.0, value], lengths=[1, 1])
+    reply = CommandReply(board_id="b", boot_id="x", issuer="learner", counter=1, result=result)
+    desk.intake.hand_over(TopicAddress("reply", "b"), encode(reply), 0)
+    wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
+    assert desk.book.reply("b", 1) is None
+
+
+def test_a_board_answers_for_itself_alone_and_fills_no_memory(desk: Desk, wait_until: Callable[..., None]):
+    for counter in range(1000):
+        reply = CommandReply(board_id="b", boot_id="x", issuer="learner", counter=counter)
+        desk.intake.hand_over(TopicAddress("reply", "b"), encode(reply), 0)
+    wait_until(lambda: desk.book.reply("b", 999) is not None)
+    assert desk.book.reply("other", 999) is None
+    assert sum(desk.book.reply("b", counter) is not None for counter in range(1000)) <= 64
+
+
+@pytest.mark.parametrize("ranges", [[(5, 2)], [(4, 5), (0, 2)], [(0, 3), (3, 4)], [(0, 2**64 - 1)], [(-1, 3)]])
 def test_a_pause_answered_with_an_impossible_range_is_counted(ranges: Any, desk: Desk, wait_until: Callable[..., None]):
     at_rest = AtRest(run_id="r", produced=ranges, outbox=[], dropped={})
     reply = CommandReply(board_id="b", boot_id="x", issuer="learner", counter=1, result=at_rest)
     desk.intake.hand_over(TopicAddress("reply", "b"), encode(reply), 0)
     wait_until(lambda: desk.intake.counters["decode_errors"] == 1)
-    assert desk.book.reply(1) is None
+    assert desk.book.reply("b", 1) is None
 
 
 def test_a_queue_gives_what_is_there_and_does_not_wait_for_ever():

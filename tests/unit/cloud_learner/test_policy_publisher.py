@@ -17,7 +17,6 @@ from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
 from compressor import CompressionRecipe, InvalidPolicyError, Layer, PolicyGraph, Precision, WeightScales, compress
 from edge_actor.policy import Policy
 from edge_actor.policy_file import read_metadata
-from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.signing import open_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
@@ -174,13 +173,16 @@ def test_a_policy_that_cannot_be_compressed_is_a_failure_too(tmp_path: Path):
             publisher.drain(10)
 
 
-def test_a_full_disk_is_told_to_whoever_offers(tmp_path: Path):
-    (tmp_path / "versions.draft").symlink_to("/dev/full")
-    with make_publisher(Boards(), tmp_path) as publisher:
+def test_a_version_that_cannot_be_reserved_is_not_given_away_before_it_can(tmp_path: Path):
+    boards = Boards()
+    (tmp_path / ".versions.draft").mkdir()
+    with make_publisher(boards, tmp_path) as publisher:
         publisher.offer(make_snapshot(1))
-        with pytest.raises(ProgramError, match="make room") as refusal:
-            publisher.drain(10)
-    assert refusal.value.exit_code == ExitCode.STATE_UNUSABLE
+        assert publisher.drain(0.2) == 0
+        assert not boards.frames
+        (tmp_path / ".versions.draft").rmdir()
+        assert publisher.drain(10) == 1
+    assert len(boards.frames) == 1
 
 
 def test_the_file_says_how_many_frames_it_stacks_and_how_large_its_state_is(tmp_path: Path):

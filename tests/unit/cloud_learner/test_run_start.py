@@ -90,15 +90,21 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, content: Any):
         SavedRun.load(StateFolder(tmp_path))
 
 
-def test_a_full_disk_is_named_when_a_checkpoint_or_a_version_is_written(tmp_path: Path):
+def test_a_disk_that_refuses_a_checkpoint_or_a_version_is_named_until_it_takes_them(tmp_path: Path):
     state = StateFolder(tmp_path)
-    for name in ("checkpoint.draft", "versions.draft"):
-        (tmp_path / name).symlink_to("/dev/full")
+    (tmp_path / "checkpoint.draft").symlink_to("/dev/full")
+    (tmp_path / ".versions.draft").mkdir()
     with pytest.raises(ProgramError, match=r"checkpoint\.pt.*make room") as refusal:
         state.save({"weights": torch.from_numpy(np.random.default_rng(0).random(100_000))})
     assert refusal.value.exit_code == ExitCode.STATE_UNUSABLE
-    with pytest.raises(ProgramError, match=r"versions: No space left.*make room"):
-        VersionCounter(state, above=0).next()
+    versions = VersionCounter(state, above=0)
+    with pytest.raises(ProgramError, match=r"versions: Is a directory.*make room"):
+        versions.next()
+    assert (state.refusals, state.trouble.count("cannot write")) == (2, 2)
+    (tmp_path / ".versions.draft").rmdir()
+    assert versions.next() == 1
+    state.save({})
+    assert (state.refusals, state.trouble) == (2, "")
 
 
 def test_only_the_runtimes_of_boards_that_are_there_and_act_count():

@@ -247,3 +247,10 @@ def test_a_folder_below_a_file_is_a_problem(tmp_path: Path):
     (tmp_path / "file").touch()
     found = checks.check_folder(tmp_path / "file/state", name="the folder", little_mb=1.0, advice="another")
     assert (found.status, found.exit_code, found.advice) == ("problem", ExitCode.STATE_UNUSABLE, "another")
+
+
+def test_plugins_are_named_with_what_a_board_does_with_them():
+    assert board.judge_plugins({}, ["gymnasium."]).status == "ok"
+    said = board.judge_plugins({"some-envs": "some_envs.registration", "others": "others"}, ["some_envs"]).found
+    assert "some-envs (some_envs.registration: allowed)" in said
+    assert "others (others: not allowed, and never imported)" in said

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from cloud_learner.config import LearnerSettings
-from cloud_learner.signer import SigningKeys
+from cloud_learner.config import SIGNED_KINDS, LearnerSettings
 from fleet_manager.fleet_folder import FleetFolder
 from fleet_manager.key_folder import KeyFolder
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.keyring import read_keyring
 from fleet_protocol.keys import PrivateKey, load_public
+from fleet_protocol.signing_keys import SigningKeys
 
 
 def edgerl(*words: str | Path, exit_code: int = 0) -> str:
@@ -42,6 +42,10 @@ def settings(folder: Path, **changes: Any) -> LearnerSettings:
     return LearnerSettings(
         **{"fleet": "f", "signing_key": str(folder / "learner.key"), "keyring": str(folder / "keyring"), **changes}
     )
+
+
+def keys_of(settings: LearnerSettings) -> SigningKeys | None:
+    return SigningKeys.of(settings, kinds=SIGNED_KINDS, role="learner")
 
 
 def test_init_makes_keys_that_only_their_owner_reads_and_refuses_to_do_it_twice(tmp_path: Path):
@@ -79,7 +83,7 @@ def test_a_rotation_replaces_the_key_and_a_revocation_names_it_for_ever(folder: 
     edgerl("renew", folder, "--days", "7")
     rows = shown(folder)
     assert (rows[-1]["key"], rows[-1]["role"], rows[-1]["generation"]) == (old, "revoked", 5)
-    assert SigningKeys.of(settings(folder)) is not None
+    assert keys_of(settings(folder)) is not None
     assert stat.S_IMODE((folder / "learner.key").stat().st_mode) == 0o600
 
 
@@ -138,7 +142,7 @@ def test_only_a_key_id_can_be_revoked(name: str, folder: Path):
 
 
 def test_a_learner_without_keys_signs_nothing():
-    assert SigningKeys.of(LearnerSettings()) is None
+    assert keys_of(LearnerSettings()) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_a_learner_without_keys_signs_nothing():
 )
 def test_a_learner_that_boards_would_refuse_does_not_start(changes: dict[str, str], sentence: str, folder: Path):
     with pytest.raises(ProgramError, match=sentence) as refusal:
-        SigningKeys.of(settings(folder, **{name: text.format(folder) for name, text in changes.items()}))
+        keys_of(settings(folder, **{name: text.format(folder) for name, text in changes.items()}))
     assert refusal.value.exit_code == ExitCode.CONFIG
 
 
@@ -167,14 +171,14 @@ def test_a_learner_with_an_expired_keyring_or_a_rotated_key_does_not_start(folde
     old.write_bytes((folder / "learner.key").read_bytes())
     KeyFolder(folder).rotate("learner", days=1.0)
     with pytest.raises(ProgramError, match="does not allow key"):
-        SigningKeys.of(settings(folder, signing_key=str(old)))
+        keys_of(settings(folder, signing_key=str(old)))
     KeyFolder(folder).renew(days=-1.0)
     with pytest.raises(ProgramError, match="has expired"):
-        SigningKeys.of(settings(folder))
+        keys_of(settings(folder))
 
 
 def test_a_learner_follows_keys_that_are_replaced_and_keeps_the_old_until_both_files_fit(folder: Path, tmp_path: Path):
-    keys = SigningKeys.of(settings(folder))
+    keys = keys_of(settings(folder))
     assert keys is not None
     assert keys.problem == ""
     first = keys.signer.key.key_id

@@ -65,7 +65,7 @@ def test_with_force_everything_is_new(fleet: FleetFolder, tmp_path: Path):
     FleetFolder.create(tmp_path, fleet="home", hosts=["h"], force=True)
     kept = {path.name for path, content in contents(tmp_path).items() if before.get(path) == content}
     # What remains is b1's folder, which is worthless now.
-    assert kept == {"ca.crt", "client.crt", "client.key", "root.pub", "edgerl.toml", "mosquitto.conf"}
+    assert kept == {"ca.crt", "client.crt", "client.key", "root.pub", "edgerl.toml", "mosquitto.conf", "lock"}
     assert 'broker = "h:8883"' in (tmp_path / "learner/edgerl.toml").read_text()
     assert CertificateAuthority(tmp_path / "authority").revoked_names() == []
 

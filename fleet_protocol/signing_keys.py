@@ -1,4 +1,4 @@
-"""What a learner signs with: checked before a run begins, so that no board must refuse it, and followed while it lasts.
+"""What a program signs with: checked before it is needed, so that no board must refuse it, and followed while it runs.
 
 A keyring expires, and keys are rotated, while a run goes on for weeks: the files are looked at again now and then, and
 what has been replaced is used from then on.
@@ -7,10 +7,10 @@ what has been replaced is used from then on.
 import logging
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from cloud_learner.config import LearnerSettings
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.keyring import read_keyring
@@ -18,31 +18,56 @@ from fleet_protocol.signing import Signer
 
 _log = logging.getLogger(__name__)
 
-_SIGNED_KINDS: Final = ("run", "policy", "command")
 _LOOK_PERIOD_S: Final = 1.0
 _DAY_S: Final = 86_400.0
 _WARN_DAYS: Final = 14.0
 
 
+class SigningSettings(Protocol):
+    """The settings by which a program finds its key: the same names everywhere."""
+
+    @property
+    def fleet(self) -> str:
+        """Name of the fleet."""
+        ...
+
+    @property
+    def signing_key(self) -> str:
+        """File of the private key."""
+        ...
+
+    @property
+    def keyring(self) -> str:
+        """File of the keyring that names it."""
+        ...
+
+
 class SigningKeys:
-    """The key and keyring of a learner's settings.
+    """The key and keyring of a program's settings.
 
     Args:
-        settings: What was set.
+        settings: Where they are.
+        kinds: What the key must be allowed to sign.
+        role: Whose key it is, for the sentence that says that it is not.
+
+    Attributes:
+        signer: What signs now.
 
     Raises:
         ProgramError: A file cannot be read, or boards would refuse what the key signs.
     """
 
-    def __init__(self, settings: LearnerSettings) -> None:
+    def __init__(self, settings: SigningSettings, *, kinds: Collection[str], role: str) -> None:
         self._fleet = settings.fleet
         self._files = Path(settings.signing_key), Path(settings.keyring)
+        self._kinds = kinds
+        self._role = role
         self._stamps = self._look()
         self._look_due_at = 0.0
         self.signer, self._expires_at = self._load()
 
     @classmethod
-    def of(cls, settings: LearnerSettings) -> "SigningKeys | None":
+    def of(cls, settings: SigningSettings, *, kinds: Collection[str], role: str) -> "SigningKeys | None":
         """The keys that were set; None without any.
 
         Raises:
@@ -54,7 +79,7 @@ class SigningKeys:
             raise ProgramError(
                 ExitCode.CONFIG, "signing_key and keyring are set together, or neither; `edgerl keys init` makes both"
             )
-        return cls(settings)
+        return cls(settings, kinds=kinds, role=role)
 
     def follow(self) -> bool:
         """Use files that have been replaced; False where they have not, or where boards would refuse the new ones."""
@@ -96,9 +121,10 @@ class SigningKeys:
             problem = f"is for fleet {keyring.fleet!r}, and not for {self._fleet!r}"
         elif header.expires_at < utc_timestamp():
             problem = "has expired; `edgerl keys renew DIR` makes a new one"
-        elif grant is None or not set(_SIGNED_KINDS) <= set(grant.kinds):
+        elif grant is None or not set(self._kinds) <= set(grant.kinds):
             problem = (
-                f"does not allow key {key.key_id} to lead a run; `edgerl keys rotate learner DIR` makes one that may"
+                f"does not allow key {key.key_id} to sign {', '.join(self._kinds)}; `edgerl keys rotate {self._role} "
+                "DIR` makes one that may"
             )
         if problem:
             raise ProgramError(ExitCode.CONFIG, f"the keyring {self._files[1]} {problem}")

@@ -3,15 +3,26 @@
 import math
 
 import pytest
-from fleet_factories import make_telemetry, sketch_of
+from msgspec.structs import replace
 
-from fleet_monitor.soundness import require_sound
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Health, RunCounters, SketchState, Telemetry
+from fleet_protocol.sketch import LatencySketch
+from fleet_protocol.soundness import require_sound
+
+TELEMETRY = Telemetry(
+    board_id="b1",
+    boot_id="boot-1",
+    uptime_s=0.0,
+    runs={"run-1": RunCounters(produced=9, acked=5, dropped={"stale": 1, "outbox_full": 1}, in_outbox=2)},
+    health=Health(pss_mb=81.5, outbox_bytes=1000),
+)
 
 
 def test_telemetry_of_a_board_is_sound():
-    require_sound(make_telemetry(sketches={"step_us": sketch_of([0.0, 1e-3, 12.5, 1e9]), "empty": SketchState()}))
+    sketch = LatencySketch()
+    sketch.add_many([0.0, 1e-3, 12.5, 1e9])
+    require_sound(replace(TELEMETRY, sketches={"step_us": sketch.to_state(), "empty": SketchState()}))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +44,6 @@ def test_telemetry_of_a_board_is_sound():
     ids=str,
 )
 def test_numbers_without_sense_are_refused(changes: dict[str, object]):
-    travelled = decode(encode(make_telemetry(**changes)), Telemetry)
+    travelled = decode(encode(replace(TELEMETRY, **changes)), Telemetry)
     with pytest.raises(BadMessage):
         require_sound(travelled)
