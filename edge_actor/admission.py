@@ -82,13 +82,15 @@ class Admission:
         self._shelf.require_acceptable(policy)
         self.checker.offer(policy)
 
-    def offer_kept(self, policies: list[HeldPolicy], *, group: str) -> None:
-        """Take policies that proved themselves before a restart, newest first: one to act, the others to go back to."""
-        sound = [policy for policy in policies if not self._shelf.is_quarantined(policy)]
-        for policy in sound[1:]:
-            self._shelf.remember(policy)
-        if sound:
-            self.offer(sound[0], group=group)
+    def recall(self, policies: list[HeldPolicy]) -> None:
+        """Have policies of this run back that proved themselves before a restart, newest first.
+
+        They were checked in their time, and do not wait for the checker: a newer one must not take their place behind
+        it, or there would be nothing to go back to.
+        """
+        for policy in policies:
+            self._shelf.recall(policy)
+        self._workforce.load_newest()
 
     def _is_revoked(self, policy: HeldPolicy) -> bool:
         if is_revoked := self._gate.is_revoked(policy.header):

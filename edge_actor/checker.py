@@ -30,8 +30,8 @@ CPU_S: Final = 5
 """Processor time for one policy; one that needs more is ended by the kernel."""
 _MEMORY_BYTES: Final = 256 * 1024 * 1024
 _NICENESS: Final = 5
-_OBSERVATIONS: Final = 24
-_TRIAL_S: Final = 0.02
+_OBSERVATIONS: Final = 12
+_TRIAL_S: Final = 0.01
 _SEED: Final = 7
 _TYPICAL: Final = (1.0, 10.0)
 """Observations are drawn with these deviations: policies see roughly normalised numbers, and outliers."""

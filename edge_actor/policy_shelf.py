@@ -69,7 +69,7 @@ class PolicyShelf:
             FrameRefused: It is not newer, or has failed here before.
         """
         self.highest_seen = max(self.highest_seen, policy.version)
-        if self.is_quarantined(policy):
+        if policy.header.sha256 in self._quarantine:
             raise FrameRefused("quarantined", f"policy {policy.version} has failed on this board before")
         if self.newest is not None and policy.version <= self.newest.version:
             raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
@@ -83,13 +83,12 @@ class PolicyShelf:
         self.require_acceptable(policy)
         self.newest = policy
 
-    def is_quarantined(self, policy: HeldPolicy) -> bool:
-        """It has failed on this board, or is locked away for now."""
-        return policy.header.sha256 in self._quarantine
-
-    def remember(self, policy: HeldPolicy) -> None:
-        """Go back to a policy that proved itself before a restart, should the newest fail."""
-        self._good.append(policy)
+    def recall(self, policy: HeldPolicy) -> None:
+        """Have a policy back that proved itself before a restart, newest first; one that is locked away stays so."""
+        if policy.header.sha256 not in self._quarantine:
+            self._good.append(policy)
+            self.newest = self.newest or policy
+            self.highest_seen = max(self.highest_seen, policy.version)
 
     def prove(self, policy: HeldPolicy) -> None:
         """Note that a policy has proved itself."""

@@ -174,7 +174,7 @@ class Supervisor:
                 f"{self._crash_watch.failed} starts in a row ended before a policy had proved itself: policy "
                 f"{policy.version}, which was kept, is locked away for a day",
             )
-        self._admission.offer_kept(policies[rung:], group=run.group)
+        self._admission.recall(policies[rung:])
 
     # --- what comes from the network --------------------------------------------------------------------------------
 

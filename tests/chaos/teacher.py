@@ -56,6 +56,7 @@ def policy_file(
     wrong: str = "",
     beyond: float = 100.0,
     hidden: int = 2,
+    normalised: bool = False,
     precision: Precision = Precision.FLOAT32,
     **changes: Any,
 ) -> bytes:
@@ -66,6 +67,7 @@ def policy_file(
         wrong: What becomes of its logits far out: `nan` or `saturated`; empty for a sound one.
         beyond: Where far out begins.
         hidden: Its size.
+        normalised: It begins with a SUB and a MUL.
         precision: As `compress` takes it.
         changes: Of what the file says of itself.
     """
@@ -83,7 +85,9 @@ def policy_file(
         "recipe": str(precision),
         "wire_scale": 0.1,
     }
-    return compress(PolicyGraph((torso,), {"logits": logits}), precision=precision, metadata=metadata | changes).model
+    shift, scale = (np.zeros(2, np.float32), np.ones(2, np.float32)) if normalised else (None, None)
+    graph = PolicyGraph((torso,), {"logits": logits}, observation_shift=shift, observation_scale=scale)
+    return compress(graph, precision=precision, metadata=metadata | changes).model
 
 
 class Teacher:

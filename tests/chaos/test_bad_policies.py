@@ -1,8 +1,9 @@
 """F5 to F8: policies that are damaged, unsound, deadly or bad, on a real board: the one before goes on acting."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import flatbuffers
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["python_path"]
 SEGFAULT: Final = "os.kill(os.getpid(), signal.SIGSEGV)"
 SPIN: Final = "while True: pass"
 SLEEP: Final = "time.sleep(10_000)"
+DYNAMIC: Final[dict[str, Any]] = {"precision": Precision.INT8_DYNAMIC, "hidden": 512, "normalised": True}
 SLOW: Final = "seat, policy = arguments[:2]; infer = policy.infer; policy.infer = lambda: (time.sleep(0.05), infer())"
 
 
@@ -242,4 +244,33 @@ def test_F8_with_nothing_to_go_back_to_a_board_waits_for_the_next_policy(far_tea
         far_teacher.publish(2)
         far_teacher.wait_until_acting(2)
         assert far_teacher.count("worker_restarts") == 0
+    assert "Traceback" not in agent.said()
+
+
+def without_an_input(model: schema.ModelT) -> None:
+    """A subtraction of nothing: ai-edge-litert 2.3 dies of it."""
+    operator = model.subgraphs[0].operators[0]
+    operator.inputs = [int(operator.inputs[0]), -1]
+
+
+def test_F7_a_file_that_the_interpreter_dies_of_is_refused_unloaded_and_kills_only_the_checker_if_it_were_loaded(
+    teacher: Teacher, hook: Hook
+):
+    blind = "type(arguments[0])._results = lambda self, operator, known: set(range(1000))"
+    hook.set(CHECKER, "edge_actor.policy_inspection:PolicyInspection.__init__", "before", blind)
+    with teacher.act() as agent:
+        teacher.publish(1)
+        teacher.wait_until_kept(1)
+        teacher.publish(2, rewritten(policy_file(2, **DYNAMIC), without_an_input))
+        teacher.wait_for_count("check_operator")
+        assert teacher.count("checker_restarts") == 0
+        hook.armed.touch()
+        teacher.publish(3, rewritten(policy_file(3, **DYNAMIC), without_an_input))
+        teacher.wait_for_count("check_crash")
+        hook.clear()
+        assert (teacher.count("checker_restarts"), teacher.count("worker_restarts")) == (1, 0)
+        assert teacher.acting() == 1
+        teacher.publish(4)
+        teacher.wait_until_acting(4)
+    assert f"the checker died of it (status -{signal.SIGSEGV})" in agent.said()
     assert "Traceback" not in agent.said()
