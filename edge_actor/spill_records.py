@@ -3,12 +3,16 @@
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from edge_actor.outbox_entry import NO_WORKER, OutboxEntry
 from fleet_protocol.clock import kernel_boot_id, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import EarlierBoot
+
+_CLOCK_WAS_SET_S: Final = 1_600_000_000.0
+"""September 2020. What says that it is older was stamped by a clock that nobody had set: a board without a battery
+starts in 1970."""
 
 
 def window_record(entry: OutboxEntry) -> tuple[Any, ...]:
@@ -57,8 +61,10 @@ def _account_crc(boot_id: object, run_id: object, account: object) -> int:
 def _produced_at(kernel: str, monotonic_s: float, utc_s: float) -> float:
     """When a window was produced, on this boot's monotonic clock.
 
-    After a reboot only the wall clock tells; one that has gone backwards makes the window new, never older.
+    After a reboot only the wall clock tells; one that was not set then, or has gone backwards since, makes the window
+    new, never older.
     """
     if kernel and kernel == kernel_boot_id():
         return monotonic_s
-    return time.monotonic() - max(0.0, utc_timestamp() - utc_s)
+    age_s = utc_timestamp() - utc_s if utc_s >= _CLOCK_WAS_SET_S else 0.0
+    return time.monotonic() - max(0.0, age_s)

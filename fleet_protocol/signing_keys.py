@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 _LOOK_PERIOD_S: Final = 1.0
 _DAY_S: Final = 86_400.0
 _WARN_DAYS: Final = 14.0
+_CLOCKS_DIFFER_S: Final = 600.0
+"""Two machines that keep time are not further apart."""
 
 
 class SigningSettings(Protocol):
@@ -115,6 +118,13 @@ class SigningKeys:
 
         key = PrivateKey.load(self._files[0])
         header, keyring, frame = read_keyring(self._files[1])
+        if header.issued_at > utc_timestamp() + _CLOCKS_DIFFER_S:
+            # Its runs and commands would be numbered below those that boards have seen, and all be refused.
+            raise ProgramError(
+                ExitCode.MACHINE_UNFIT,
+                f"the keyring {self._files[1]} was made later than now, says this machine's clock "
+                f"({datetime.fromtimestamp(utc_timestamp(), UTC).date()}): set the clock",
+            )
         grant = next((grant for grant in keyring.keys if key_id(grant.public) == key.key_id), None)
         problem = ""
         if keyring.fleet != self._fleet:

@@ -221,6 +221,12 @@ def learner_resumes_after_a_refusal_at_each_change(fleet: SpoiledFleet, error: i
                 )
                 if "state folder" in learning.said().splitlines()[-1]:  # there from the start: nothing has begun
                     assert learning.process.wait(60) == ExitCode.STATE_UNUSABLE
+                elif after % 2:  # it goes on where it had to wait, or is killed in the middle of it
+                    machine.recover()
+                    updates = fleet.updates()
+                    fleet.wait_until(
+                        lambda updates=updates: fleet.updates() > updates + 3, timeout_s=60, what="further updates"
+                    )
                 learning.kill()
             assert "Traceback" not in learning.said()
             machine.recover()

@@ -43,6 +43,7 @@ enum change { CREATE = 1, WRITE, TRUNCATE, SYNC, RENAME, UNLINK, MAKE_FOLDER };
 
 static struct control *control;
 static const char *folder;
+static const char *boot_id; /* a file that stands in for the kernel's: another content is another boot */
 static int journal = -1;
 static pid_t program;
 static char *path_of[MAX_FD];
@@ -51,6 +52,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 __attribute__((constructor)) static void start(void) {
     const char *shared = getenv("FAULTY_CONTROL"), *written = getenv("FAULTY_JOURNAL");
     folder = getenv("FAULTY_FOLDER");
+    boot_id = getenv("FAULTY_BOOT_ID");
     program = getpid();
     int fd = shared ? REAL(open)(shared, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0) return;
@@ -92,6 +94,7 @@ static void note(enum change what, const char *path, const char *to, int64_t at,
 /* --- the disk ---------------------------------------------------------------------------------------------------- */
 
 static int opened(const char *path, int flags, mode_t mode) {
+    if (boot_id && path && !strcmp(path, "/proc/sys/kernel/random/boot_id")) path = boot_id;
     if (!concerns(path)) return REAL(open)(path, flags, mode);
     pthread_mutex_lock(&lock);
     struct stat before;

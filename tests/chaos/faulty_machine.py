@@ -14,6 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
+import uuid
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -46,9 +47,10 @@ class FaultyMachine:
     def __init__(self, place: Path, folder: Path) -> None:
         place.mkdir(parents=True)
         self.folder = folder.resolve()
-        control, self._journal = place / "control", place / "journal"
+        control, self._journal, self._boot_id = place / "control", place / "journal", place / "boot_id"
         control.write_bytes(bytes(mmap.PAGESIZE))
         self._journal.touch()
+        self.reboot()
         with control.open("r+b") as file:
             self._control = mmap.mmap(file.fileno(), mmap.PAGESIZE)
         self.python = place / "python"
@@ -57,6 +59,7 @@ class FaultyMachine:
             "FAULTY_CONTROL": control.resolve(),
             "FAULTY_JOURNAL": self._journal.resolve(),
             "FAULTY_FOLDER": self.folder,
+            "FAULTY_BOOT_ID": self._boot_id.resolve(),
         }
         words = [f"{name}={shlex.quote(str(value))}" for name, value in told.items()]
         self.python.write_text(f'#!/bin/sh\n{" ".join(words)} exec {shlex.quote(sys.executable)} "$@"\n')
@@ -87,6 +90,10 @@ class FaultyMachine:
     def set_clock(self, shift_s: float) -> None:
         """Have the wall clock wrong by so much: a jump for what runs already. The monotonic clock goes on."""
         self._set("clock_shift_ns", int(shift_s * 1e9))
+
+    def reboot(self) -> None:
+        """What starts from now on runs on another boot of the kernel, and compares no monotonic times with the last."""
+        self._boot_id.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
 
     def journal(self) -> bytes:
         """All changes of the disk so far, for `power_cut.Journal`."""
