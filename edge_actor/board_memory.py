@@ -34,7 +34,7 @@ class BoardMemory:
         self._gate = gate
         self._keep_policy_every_s = keep_policy_every_s
         self._policy_due_at = 0.0
-        self._kept_version = 0
+        self._kept: FrameHeader | None = None
 
     def recall(self) -> tuple[KeptRun, HeldPolicy] | None:
         """The run that the board was last told of, and the last policy of it that had proved itself."""
@@ -47,15 +47,17 @@ class BoardMemory:
         """Keep a run's frame; unchanged, it is not written again."""
         if self._files.exist and self._files.read(_RUN) != frame:
             self._files.write(_RUN, frame)
-            self._kept_version, self._policy_due_at = 0, 0.0
+            self._kept, self._policy_due_at = None, 0.0
 
     def keep_policy(self, policy: HeldPolicy | None, *, now: bool = False) -> None:
         """Keep a policy that has proved itself, if it is time for that, or at once."""
-        if policy is None or policy.version <= self._kept_version:
+        if policy is None or policy.header == self._kept:
+            return
+        if self._kept is not None and policy.version < self._kept.version:
             return
         if now or time.monotonic() >= self._policy_due_at:
             self._policy_due_at = time.monotonic() + self._keep_policy_every_s
-            self._kept_version = policy.version
+            self._kept = policy.header
             self._files.write(_POLICY, policy.frame)
 
     def _recall_run(self) -> KeptRun | None:
@@ -73,7 +75,7 @@ class BoardMemory:
         opened = self._open(_POLICY, "policy")
         if opened is None:
             return None
-        self._kept_version = opened[0].version
+        self._kept = opened[0]
         return HeldPolicy(*opened)
 
     def _open(self, name: str, kind: str) -> tuple[FrameHeader, bytes, bytes] | None:

@@ -60,6 +60,15 @@ class PolicyShelf:
             raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
         self.newest = policy
 
+    def renew(self, policy: HeldPolicy) -> bool:
+        """Keep the frame of the newest policy as it is signed now; False where it is the one that is kept."""
+        if self.newest is None or policy.version != self.newest.version or policy.header == self.newest.header:
+            return False
+        if self.last_good is not None and self.last_good.version == policy.version:
+            self.last_good = policy
+        self.newest = policy
+        return True
+
     def prove(self, policy: HeldPolicy) -> None:
         """Note that a policy has filled a window."""
         if self.last_good is None or policy.version > self.last_good.version:

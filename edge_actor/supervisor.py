@@ -189,7 +189,10 @@ class Supervisor:
             raise FrameRefused("mixed", "the frame's header names another run than its body")
         is_older = self._run is not None and run.generation <= self._run.generation
         if is_older and not self._gate.is_revoked(self._run_header):
-            return  # the retained message again, or an old one
+            if self._run is not None and run == self._run:  # retained, and sent again; perhaps by another key
+                self._memory.keep_run(payload)
+                self._run_header = header
+            return
         self._memory.keep_run(payload)
         self._gate.note(header)
         self._begin_run(header, run)
@@ -220,7 +223,10 @@ class Supervisor:
         if group not in (self._run.group, ALL_BOARDS):
             raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
         if self._shelf.newest is not None and self._shelf.newest.header.sha256 == policy.header.sha256:
-            return  # retained, and sent again
+            if self._shelf.renew(policy):  # retained, and sent again; with another signature where keys have changed
+                self._gate.note(policy.header)
+                self._memory.keep_policy(self._shelf.last_good, now=True)
+            return
         if self._shelf.newest is not None and self._gate.is_revoked(self._shelf.newest.header):
             self._shelf.begin_run()
         self._shelf.accept(policy)
