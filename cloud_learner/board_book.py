@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ _BOOTS_REMEMBERED: Final = 256
 """A board that claims to start again and again costs no more memory than this."""
 _REPLIES_REMEMBERED: Final = 64
 """The same for answers: whoever asked waits for one of the last few."""
+_ODD_FOR_S: Final = 60.0
+"""A board whose windows have been like others' for so long is no problem any more."""
+_SET_ASIDE: Final = "{} of its windows are set aside: {}; look at its sensors, and at who has its card"
 _CLONED: Final = "two live agents call themselves {}: give each board an id of its own with --board"
 
 Spaces = tuple[BoxSpec, SpaceSpec]
@@ -32,6 +36,12 @@ class BoardRecord:
     """Boot ids, in the order of their first births."""
     newest_boot: str = ""
     is_cloned: bool = False
+    odd_windows: int = 0
+    """Windows that had no place among those of the other boards."""
+    oddity: str = ""
+    """What was odd about the last of them."""
+    odd_at: float = 0.0
+    """Monotonic seconds."""
     telemetry: dict[str, Telemetry] = field(default_factory=dict[str, Telemetry])
     """By boot id: a dead boot's last word still counts."""
     replies: dict[int, CommandReply] = field(default_factory=dict[int, CommandReply])
@@ -116,15 +126,37 @@ class BoardBook:
         """Whether a live board's TFLite runtime begins with this name."""
         return any(birth.runtime.startswith(name) for birth in self.live_boards().values())
 
+    def note_oddity(self, board_id: str, oddity: str) -> None:
+        """A window of a board was set aside; a sentence says why."""
+        with self._changed:
+            record = self._boards.setdefault(board_id, BoardRecord())
+            record.odd_windows += 1
+            record.oddity, record.odd_at = oddity, time.monotonic()
+
+    def odd_windows(self, board_id: str) -> int:
+        """How many windows of a board were set aside."""
+        with self._changed:
+            record = self._boards.get(board_id)
+            return record.odd_windows if record else 0
+
     def problems(self) -> dict[str, str]:
         """Why boards that are there do not act as they should, by id."""
         with self._changed:
-            cloned = {name: _CLONED.format(name) for name, record in self._boards.items() if record.is_cloned}
-            return cloned | {
-                board_id: record.birth.problem.sentence
-                for board_id, record in self._boards.items()
-                if record.birth is not None and record.birth.problem is not None
+            odd = {
+                name: _SET_ASIDE.format(record.odd_windows, record.oddity)
+                for name, record in self._boards.items()
+                if record.odd_windows and time.monotonic() - record.odd_at < _ODD_FOR_S
             }
+            cloned = {name: _CLONED.format(name) for name, record in self._boards.items() if record.is_cloned}
+            return (
+                odd
+                | cloned
+                | {
+                    board_id: record.birth.problem.sentence
+                    for board_id, record in self._boards.items()
+                    if record.birth is not None and record.birth.problem is not None
+                }
+            )
 
     def telemetry(self) -> dict[str, list[Telemetry]]:
         """The last word of each boot that took part in this run, by board."""

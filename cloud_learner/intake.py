@@ -173,6 +173,7 @@ class Intake:
             return
         oddity = self._outliers.judge(window.boot[0], window.trajectory)
         if oddity is not None:
+            self._book.note_oddity(window.boot[0], oddity)
             self._refuse(window.boot, window.seq, "outlier", oddity)
             return
         displaced = self._windows.put(window)

@@ -94,7 +94,10 @@ def make_report(
             "busy_ratio": progress.busy_ratio,
             "state_refusals": progress.state_refusals,
         },
-        "boards": {board_id: _board(reports, run_id) for board_id, reports in telemetry.items()},
+        "boards": {
+            board_id: _board(reports, run_id, set_aside=book.odd_windows(board_id))
+            for board_id, reports in telemetry.items()
+        },
     }
 
 
@@ -135,7 +138,7 @@ def _evaluation(result: EvaluationResult | None) -> dict[str, Any] | None:
     }
 
 
-def _board(reports: list[Telemetry], run_id: str) -> dict[str, Any]:
+def _board(reports: list[Telemetry], run_id: str, *, set_aside: int) -> dict[str, Any]:
     counters: dict[str, int] = {}
     for report in reports:
         for name, count in report.counters.items():
@@ -145,6 +148,7 @@ def _board(reports: list[Telemetry], run_id: str) -> dict[str, Any]:
         "env_steps": sum(report.runs[run_id].env_steps for report in reports),
         **measures,
         "pss_mb": max(report.health.pss_mb for report in reports),
+        "set_aside": set_aside,
         "counters": {name: count for name, count in counters.items() if count},
     }
 

@@ -35,7 +35,7 @@ class BoardMemory:
         self._gate = gate
         self._keep_policy_every_s = keep_policy_every_s
         self._policy_due_at = 0.0
-        self._kept_version = 0
+        self._kept: FrameHeader | None = None
 
     def recall(self) -> tuple[KeptRun, list[HeldPolicy]] | None:
         """The run that the board was last told of, and policies of it that proved themselves, the newest first."""
@@ -44,24 +44,32 @@ class BoardMemory:
             return None
         policies = [self._recall_policy(name) for name in (_POLICY, _POLICY_BEFORE)]
         kept = [policy for policy in policies if policy is not None and policy.header.run_id == run[1].run_id]
-        self._kept_version = max((policy.version for policy in kept), default=0)
+        self._kept = kept[0].header if kept else None
         return (run, kept) if kept else None
 
     def keep_run(self, frame: bytes) -> None:
         """Keep a run's frame; unchanged, it is not written again."""
         if self._files.exist and self._files.read(_RUN) != frame:
             self._files.write(_RUN, frame)
-            self._kept_version, self._policy_due_at = 0, 0.0
+            self._policy_due_at = 0.0
 
     def keep_policy(self, policy: HeldPolicy | None, *, now: bool = False) -> None:
-        """Keep a policy that has proved itself, if it is time for that, or at once."""
-        if policy is None or policy.version <= self._kept_version:
+        """Keep a policy that has proved itself, if it is time for that, or at once.
+
+        The kept one under another signature is written at once: its key may be revoked before the next start.
+        """
+        if policy is None or policy.header == self._kept:
             return
-        if now or time.monotonic() >= self._policy_due_at:
+        of_this_run = self._kept if self._kept and self._kept.run_id == policy.header.run_id else None
+        if of_this_run is not None and policy.version < of_this_run.version:
+            return
+        is_signed_anew = of_this_run is not None and policy.version == of_this_run.version
+        if now or is_signed_anew or time.monotonic() >= self._policy_due_at:
             self._policy_due_at = time.monotonic() + self._keep_policy_every_s
-            self._kept_version = policy.version
-            # Renamed first: whenever the power goes, one of the two names holds a whole policy.
-            self._files.rename(_POLICY, _POLICY_BEFORE)
+            if not is_signed_anew:
+                # Renamed first: whenever the power goes, one of the two names holds a whole policy.
+                self._files.rename(_POLICY, _POLICY_BEFORE)
+            self._kept = policy.header
             self._files.write(_POLICY, policy.frame)
 
     def _recall_run(self) -> KeptRun | None:

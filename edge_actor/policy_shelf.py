@@ -90,6 +90,14 @@ class PolicyShelf:
             self.newest = self.newest or policy
             self.highest_seen = max(self.highest_seen, policy.version)
 
+    def renew(self, policy: HeldPolicy) -> bool:
+        """Keep the frame of the newest policy as it is signed now; False where it is the one that is kept."""
+        if self.newest is None or policy.version != self.newest.version or policy.header == self.newest.header:
+            return False
+        self._good = [policy if good.version == policy.version else good for good in self._good]
+        self.newest = policy
+        return True
+
     def prove(self, policy: HeldPolicy) -> None:
         """Note that a policy has proved itself."""
         self._proved_now.add(policy.header.sha256)

@@ -218,7 +218,10 @@ class Supervisor:
             raise FrameRefused("mixed", "the frame's header names another run than its body")
         is_older = self._run is not None and run.generation <= self._run.generation
         if is_older and not self._gate.is_revoked(self._run_header):
-            return  # the retained message again, or an old one
+            if self._run is not None and run == self._run:  # retained, and sent again; perhaps by another key
+                self._memory.keep_run(payload)
+                self._run_header = header
+            return
         self._memory.keep_run(payload)
         self._gate.note(header)
         self._begin_run(header, run)

@@ -76,7 +76,7 @@ def end(learning: Program, fleet: SpoiledFleet) -> None:
 
 
 @pytest.mark.parametrize("clock", ["1970", "a day behind", "half a day ahead"])
-def test_F23_a_board_whose_clock_is_wrong_from_the_start_works_as_any_other(fleet: SpoiledFleet, clock: str):  # noqa: N802
+def test_F23_a_board_whose_clock_is_wrong_from_the_start_works_as_any_other(fleet: SpoiledFleet, clock: str):
     machine = fleet.machine("b1")
     machine.set_clock({"1970": to_1970(), "a day behind": -DAY_S, "half a day ahead": DAY_S / 2}[clock])
     with fleet.learner() as learning, fleet.board("b1", machine.python) as acting:
@@ -91,7 +91,7 @@ def test_F23_a_board_whose_clock_is_wrong_from_the_start_works_as_any_other(flee
         assert "Traceback" not in acting.said()
 
 
-def test_F23_a_clock_that_jumps_in_mid_run_costs_a_board_at_most_new_policies(fleet: SpoiledFleet):  # noqa: N802
+def test_F23_a_clock_that_jumps_in_mid_run_costs_a_board_at_most_new_policies(fleet: SpoiledFleet):
     machine = fleet.machine("b1")
     with fleet.learner() as learning, fleet.board("b1", machine.python) as acting:
         await_acks(fleet)
@@ -120,7 +120,7 @@ def test_F23_a_clock_that_jumps_in_mid_run_costs_a_board_at_most_new_policies(fl
         assert "Traceback" not in acting.said()
 
 
-def test_F23_a_board_in_1970_refuses_what_expired_before_the_newest_that_it_knows(  # noqa: N802
+def test_F23_a_board_in_1970_refuses_what_expired_before_the_newest_that_it_knows(
     fleet: SpoiledFleet, mosquitto: RunningBroker, fleet_name: str
 ):
     machine = fleet.machine("b1")
@@ -142,7 +142,7 @@ def test_F23_a_board_in_1970_refuses_what_expired_before_the_newest_that_it_know
         fleet.await_steps("b1")
 
 
-def test_F23_windows_of_a_boot_without_a_clock_are_delivered_after_a_boot_with_one(fleet: SpoiledFleet):  # noqa: N802
+def test_F23_windows_of_a_boot_without_a_clock_are_delivered_after_a_boot_with_one(fleet: SpoiledFleet):
     machine = fleet.machine("b1")
     machine.set_clock(to_1970())
     with fleet.board("b1", machine.python) as acting:
@@ -166,7 +166,7 @@ def test_F23_windows_of_a_boot_without_a_clock_are_delivered_after_a_boot_with_o
         end(learning, fleet)
 
 
-def test_F23_a_learner_whose_clock_jumps_learns_on_and_its_run_adds_up(fleet: SpoiledFleet):  # noqa: N802
+def test_F23_a_learner_whose_clock_jumps_learns_on_and_its_run_adds_up(fleet: SpoiledFleet):
     machine = fleet.machine("state")
     with fleet.board("b1") as acting, fleet.learner(machine.python) as learning:
         await_acks(fleet)
@@ -187,7 +187,7 @@ def test_F23_a_learner_whose_clock_jumps_learns_on_and_its_run_adds_up(fleet: Sp
         assert "Traceback" not in acting.said()
 
 
-def test_F23_a_learner_in_1970_is_told_to_set_the_clock(fleet: SpoiledFleet):  # noqa: N802
+def test_F23_a_learner_in_1970_is_told_to_set_the_clock(fleet: SpoiledFleet):
     machine = fleet.machine("state")
     machine.set_clock(to_1970())
     with fleet.learner(machine.python) as learning:
@@ -195,7 +195,7 @@ def test_F23_a_learner_in_1970_is_told_to_set_the_clock(fleet: SpoiledFleet):  #
     assert "says this machine's clock (1970-01-01): set the clock" in learning.said()
 
 
-def test_F23_a_monitors_rows_are_sane_whatever_its_clock_says(fleet: SpoiledFleet):  # noqa: N802
+def test_F23_a_monitors_rows_are_sane_whatever_its_clock_says(fleet: SpoiledFleet):
     machine = fleet.machine("history")
     file = fleet.folder / "history/fleet.db"
 
@@ -232,7 +232,7 @@ def test_F23_a_monitors_rows_are_sane_whatever_its_clock_says(fleet: SpoiledFlee
 
 
 @pytest.mark.parametrize("program", ["edge_actor", "cloud_learner", "fleet_monitor"])
-def test_F23_a_certificate_that_a_wrong_clock_refuses_is_told_as_a_clock(  # noqa: N802
+def test_F23_a_certificate_that_a_wrong_clock_refuses_is_told_as_a_clock(
     program: str, tmp_path: Path, wait_until: Wait
 ):
     (disk := tmp_path / "disk").mkdir()
@@ -262,7 +262,7 @@ def test_F23_a_certificate_that_a_wrong_clock_refuses_is_told_as_a_clock(  # noq
             assert run.process.poll() is None, run.said()
 
 
-def test_F23_a_board_that_was_refused_for_its_clock_comes_when_it_is_set(tmp_path: Path, wait_until: Wait):  # noqa: N802
+def test_F23_a_board_that_was_refused_for_its_clock_comes_when_it_is_set(tmp_path: Path, wait_until: Wait):
     (disk := tmp_path / "disk").mkdir()
     machine = FaultyMachine(tmp_path / "machine", disk)
     machine.set_clock(30 * YEAR_S)
