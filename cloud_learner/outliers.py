@@ -19,10 +19,12 @@ _FEWEST_BOARDS: Final = 4
 _REMEMBERED: Final = 15
 _FEWEST_WINDOWS: Final = 5
 _NOTHING: Final = 1e-6
+_UNDECIDED: Final = 0.1
+"""Logits below are all as good as none: those of an untrained network are a thousand times smaller than what comes."""
 
 _REWARDS: Final = 0
 _NAMES: Final = ("size of rewards", "movement of observations", "certainty of actions")
-_TOO_LARGE: Final = np.log([1e5, 1e3, 1e3])
+_TOO_LARGE: Final = np.log([1e5, 1e3, 3e2])
 """A first reward may be a thousand times the cost of a step, so the bound is far; poison is further."""
 _TOO_SMALL: Final = np.array([-np.inf, np.log(1e-3), -np.inf])
 """Only observations that have stopped to move are odd; rewards may be rare, and a policy undecided."""
@@ -80,4 +82,4 @@ def _features(window: Trajectory) -> Features:
     frames = window.observations.reshape(-1, *window.observations.shape[2:])
     movement = float(frames.std(axis=0, dtype=np.float64).mean())
     certainty = float(np.abs(window.behavior_params.astype(np.float64)).mean()) * window.wire_scale
-    return np.log(np.array([rewards, movement, certainty]) + _NOTHING)
+    return np.log(np.array([rewards + _NOTHING, movement + _NOTHING, max(certainty, _UNDECIDED)]))

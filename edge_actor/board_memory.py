@@ -40,9 +40,9 @@ class BoardMemory:
     def recall(self) -> tuple[KeptRun, list[HeldPolicy]] | None:
         """The run that the board was last told of, and policies of it that proved themselves, the newest first."""
         run = self._recall_run()
+        policies = [self._recall_policy(name) for name in (_POLICY, _POLICY_BEFORE)]
         if run is None:
             return None
-        policies = [self._recall_policy(name) for name in (_POLICY, _POLICY_BEFORE)]
         kept = [policy for policy in policies if policy is not None and policy.header.run_id == run[1].run_id]
         self._kept = kept[0].header if kept else None
         return (run, kept) if kept else None

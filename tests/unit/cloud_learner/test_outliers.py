@@ -81,6 +81,15 @@ def test_no_honest_board_is_refused_while_policies_become_decided(env_id: str):
     environment.close()
 
 
+def test_the_first_board_with_a_trained_policy_is_not_odd():
+    gate, rng, environment = OutlierGate(), np.random.default_rng(5), gymnasium.make("CartPole-v1")
+    for _ in range(6):
+        for board in BOARDS:
+            assert gate.judge(board, replace(play(environment, rng, decided=3.0), wire_scale=5e-5)) is None
+    for _ in range(6):
+        assert gate.judge("b3", replace(play(environment, rng, decided=3.0), wire_scale=0.2)) is None
+
+
 def test_the_first_reward_of_a_sparse_task_is_learned_from():
     gate, rng, environment = OutlierGate(), np.random.default_rng(2), gymnasium.make("CartPole-v1")
 
