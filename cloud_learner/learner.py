@@ -191,6 +191,7 @@ class Learner:
         self._save(algorithm, state)
         settlement = Settlement(self._link, self._book, run_id=self._run.run_id)
         settlement.rest_boards(self._ledger, timeout_s=_INTERRUPTED_REST_WAIT_S if interrupted else _REST_WAIT_S)
+        self._save(algorithm, state)  # what was refused and acked while boards came to rest
         if interrupted or not self._settings.evaluation_episodes:
             return None
         return settlement.evaluate(version, episodes=self._settings.evaluation_episodes, timeout_s=_EVALUATION_WAIT_S)

@@ -1,5 +1,6 @@
 """F24 and F16: windows that lag too far or make no sense are counted, not learned; a board that was away catches up."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cloud_learner.saved_run import SavedRun
 from edgerl.broker import RunningBroker
 from fleet_protocol.codec import encode
 from fleet_protocol.messages import TrajectoryMessage
-from fleet_protocol.mqtt import MqttConnection
+from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.topics import FleetTopics
 
@@ -132,3 +133,36 @@ def test_F16_a_board_that_was_away_for_fifty_versions_jumps_to_the_current_one(
     assert saved is not None
     (old,) = [boot for boot in saved.ledger.state()["boots"] if boot["boot_id"] == old_boot]
     assert len(SequenceSet(map(tuple, old["refused"]["stale"]))) >= 1
+
+
+def test_F24_a_window_that_is_refused_while_boards_come_to_rest_is_in_the_last_checkpoint(
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+):
+    topics = FleetTopics(fleet_name)
+
+    def send_odd_window(_topic: str, _command: bytes) -> None:
+        window = recorded_window(8, 1, 10**9, 0)
+        message = TrajectoryMessage(
+            run_id=accounts.run_id(), board_id="odd", boot_id="odd", seq=0, oldest_seq=0, body=window
+        )
+        assert odd.publish(topics.up("odd", "trajectory"), encode(message))
+
+    commands = Subscription(topics.down("b1", "command"), 1, send_odd_window)
+    with (
+        Accounts(mosquitto.address, fleet_name) as accounts,
+        MqttConnection(mosquitto.address, client_id="odd", subscriptions=[commands]) as odd,
+        board(tmp_path, mosquitto.address, fleet_name, "b1") as acting,
+        learner(tmp_path, mosquitto.address, fleet_name, *RUN) as learning,
+    ):
+        odd.wait_connected(10)
+        wait_until(lambda: accounts.count_acked() > 20, timeout_s=90, what="acks")
+        acting.process.send_signal(signal.SIGSTOP)  # it will not answer `pause`, and the learner will wait for it
+        try:
+            learning.process.terminate()
+            assert learning.process.wait(60) == 130, learning.said()
+        finally:
+            acting.process.send_signal(signal.SIGCONT)
+        assert accounts.count_acked_of("odd") == 1
+    saved = SavedRun.load(StateFolder(tmp_path / "state"))
+    assert saved is not None
+    assert saved.ledger.admit(("odd", "odd"), 0, oldest_seq=0) == "finished"
