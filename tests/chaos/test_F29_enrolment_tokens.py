@@ -2,8 +2,10 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -109,6 +111,20 @@ def test_F29_who_guesses_waits(depot: RunningDepot):
     assert ["too many tries" in answer for answer in wrong][:5] == [False] * 5
     assert any("too many tries" in answer for answer in wrong)
     assert len(refusals(depot)) < len(wrong)
+
+
+@pytest.mark.thorough
+def test_F29_who_dribbles_a_request_is_cut_off_after_half_a_minute(depot: RunningDepot):
+    began = time.monotonic()
+    with depot.connect() as slow, suppress(OSError):
+        slow.sendall(b"POST /enroll HTTP/1.1\r\n")
+        slow.settimeout(0.5)
+        while time.monotonic() < began + 60:
+            slow.sendall(b"X-Nothing: at all\r\n")
+            with suppress(TimeoutError):
+                assert slow.recv(1000) == b""
+                break
+    assert 25 < time.monotonic() - began < 45
 
 
 def test_F29_no_token_stands_in_any_file_or_log(depot: RunningDepot):

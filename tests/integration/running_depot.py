@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -54,9 +55,18 @@ class RunningDepot:
         identity.with_certificate(admission.certificate, ca_pem=trust.ca)
         return admission.certificate
 
+    def trusting(self) -> ssl.SSLContext:
+        """A client's TLS, without a certificate of its own."""
+        return ssl.create_default_context(cafile=str(self.root / "authority/ca.crt"))
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection that has said nothing yet."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return self.trusting().wrap_socket(connection, server_hostname="127.0.0.1")
+
     def post(self, path: str, body: bytes, *, shown: Path | None = None) -> tuple[int, dict[str, Any]]:
         """Send any bytes, as who has the file `shown`; returns status and answer."""
-        context = ssl.create_default_context(cafile=str(self.root / "authority/ca.crt"))
+        context = self.trusting()
         if shown is not None:
             context.load_cert_chain(shown)
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)

@@ -205,6 +205,17 @@ def test_what_is_no_wish_is_turned_away(depot: RunningDepot, body: bytes, status
     assert "BEGIN" in depot.ask(depot.token("b1"))
 
 
+def test_who_holds_all_connections_keeps_others_out_only_while_he_does(depot: RunningDepot):
+    body = wish(depot, csr(ec.generate_private_key(ec.SECP256R1())))
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(depot.connect())
+        with depot.connect() as late:
+            late.sendall(b"GET /trust HTTP/1.1\r\nHost: depot\r\n\r\n")
+            assert b" 503 " in late.recv(1000)
+    assert depot.post("/enroll", body)[0] == 200
+
+
 @pytest.mark.parametrize(("version", "is_spoken"), [("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)])
 def test_only_tls_1_2_and_newer_are_spoken(depot: RunningDepot, version: str, is_spoken: bool):
     said = subprocess.run(
