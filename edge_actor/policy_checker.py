@@ -47,7 +47,7 @@ class PolicyChecker:
         self._process: CheckerProcess | None = None
         self._start_at = 0.0
         self._deaths_in_a_row = 0
-        self._serial = 0
+        self._serial = self._asked = 0
         self._checking: HeldPolicy | None = None
         self._deadline = 0.0
         self._waiting: HeldPolicy | None = None
@@ -65,15 +65,24 @@ class PolicyChecker:
         Raises:
             FrameRefused: A newer one is on its way already.
         """
-        for other in (self._waiting, self._checking):
-            if other is not None and other.header.sha256 == policy.header.sha256:
-                return  # retained, and sent again
+        if _is_same(policy, self._waiting):
+            self._waiting = policy  # retained, and sent again; perhaps under another key
+            return
+        if self._is_answer_wanted and _is_same(policy, self._checking):
+            self._checking = policy
+            return
+        for other in (self._waiting, self._checking if self._is_answer_wanted else None):
             if other is not None and policy.version <= other.version:
                 raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {other.version}")
         if self._waiting is not None:
             self._count("policies_skipped", f"policy {self._waiting.version} was not tried: a newer one came first")
         self._waiting = policy
         self._send_next()
+
+    @property
+    def _is_answer_wanted(self) -> bool:
+        """Whether what is being checked is of this run."""
+        return self._asked == self._serial
 
     def pipes(self) -> list[Connection]:
         """What to wait on."""
@@ -136,10 +145,11 @@ class PolicyChecker:
             return
         self._checking, self._waiting = self._waiting, None
         self._serial += 1
+        self._asked = self._serial
         self._deadline = time.monotonic() + _CHECK_LIMIT_S
         self._process.send(
             CheckPolicy(
-                serial=self._serial,
+                serial=self._asked,
                 version=self._checking.version,
                 run=self._run,
                 copies=self._copies,
@@ -161,3 +171,7 @@ class PolicyChecker:
             self._say_no(suspect, "hang", "the checker did not come to an end with it")
         else:
             self._say_no(suspect, "crash", f"the checker died of it (status {status})")
+
+
+def _is_same(policy: HeldPolicy, other: HeldPolicy | None) -> bool:
+    return other is not None and (policy.version, policy.header.sha256) == (other.version, other.header.sha256)

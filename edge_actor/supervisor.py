@@ -164,8 +164,8 @@ class Supervisor:
         kept = self._memory.recall()
         if kept is None:
             return
-        (header, run), policies = kept
-        self._begin_run(header, run)
+        (self._run_header, run), policies = kept
+        self._begin_run(run)
         rung = self._crash_watch.rung
         for policy in policies[:rung]:
             self._quarantine.add(policy.header.sha256, for_s=BOXED_S)
@@ -217,18 +217,18 @@ class Supervisor:
         if (header.run_id, header.version) != (run.run_id, run.generation):
             raise FrameRefused("mixed", "the frame's header names another run than its body")
         is_older = self._run is not None and run.generation <= self._run.generation
-        if is_older and not self._gate.is_revoked(self._run_header):
-            if self._run is not None and run == self._run:  # retained, and sent again; perhaps by another key
-                self._memory.keep_run(payload)
-                self._run_header = header
+        is_known = run == self._run  # retained, and sent again; perhaps under another key
+        if is_older and not is_known and not self._gate.is_revoked(self._run_header):
             return
         self._memory.keep_run(payload)
         self._gate.note(header)
-        self._begin_run(header, run)
+        self._run_header = header
+        if not is_known:
+            self._begin_run(run)
 
-    def _begin_run(self, header: FrameHeader, run: RunSpec) -> None:
+    def _begin_run(self, run: RunSpec) -> None:
         _log.info("run %s: %s", run.run_id, run.env_id)
-        self._run, self._run_header = run, header
+        self._run = run
         self._shelf.begin_run()
         for entry in self._outbox.drop_stale(run_id=run.run_id, max_age_s=run.max_age_s):
             self._diary.counters["windows_dropped"] += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 import pytest
 from policies import make_policy_file
@@ -44,20 +45,25 @@ class Asked:
     """A checker's client, and what became of what it was asked."""
 
     admitted: list[int] = field(default_factory=list)
+    issuers: list[str] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.checker = PolicyChecker(
-            admit=lambda policy: self.admitted.append(policy.version),
+            admit=self.admit,
             refuse=lambda policy: self.refused.append(policy.version),
             count=lambda name, _: self.counters.update([name]),
         )
         self.checker.begin_run(RUN, copies=2)
 
-    def offer(self, version: int, model: bytes | None = None) -> None:
-        held = make_policy(version)
-        self.checker.offer(HeldPolicy(held.header, model or make_policy_file(policy_version=version)))
+    def admit(self, policy: HeldPolicy) -> None:
+        self.admitted.append(policy.version)
+        self.issuers.append(policy.header.issuer)
+
+    def offer(self, version: int, model: bytes | None = None, *, issuer: str = "learner") -> None:
+        header = msgspec.structs.replace(make_policy(version).header, issuer=issuer)
+        self.checker.offer(HeldPolicy(header, model or make_policy_file(policy_version=version)))
 
     def is_settled(self, count: int) -> bool:
         self.checker.serve()
@@ -115,6 +121,27 @@ def test_what_is_said_of_a_run_that_is_over_concerns_nobody(asked: Asked, wait_u
     asked.offer(2)
     wait_until(lambda: asked.is_settled(1), timeout_s=30)
     assert (asked.admitted, asked.refused) == ([2], [])
+
+
+def test_a_run_that_begins_anew_gets_the_policy_that_was_being_checked(asked: Asked, wait_until: Callable[..., None]):
+    wait_until(lambda: asked.checker.serve() or is_ready(asked), timeout_s=60)
+    asked.offer(1)
+    asked.checker.begin_run(RUN, copies=2)
+    asked.offer(1)
+    wait_until(lambda: asked.is_settled(1), timeout_s=30)
+    assert (asked.admitted, asked.refused) == ([1], [])
+
+
+@pytest.mark.parametrize("is_with_the_checker", [False, True])
+def test_a_policy_that_is_signed_anew_on_its_way_arrives_under_the_new_signature(
+    asked: Asked, is_with_the_checker: bool, wait_until: Callable[..., None]
+):
+    if is_with_the_checker:
+        wait_until(lambda: asked.checker.serve() or is_ready(asked), timeout_s=60)
+    asked.offer(1)
+    asked.offer(1, issuer="next")
+    wait_until(lambda: asked.is_settled(1), timeout_s=60)
+    assert (asked.admitted, asked.issuers) == ([1], ["next"])
 
 
 def test_a_checker_that_is_stopped_with_the_agent_blames_no_policy(asked: Asked, wait_until: Callable[..., None]):
