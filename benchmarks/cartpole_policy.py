@@ -5,7 +5,7 @@ import torch
 from msgspec import to_builtins
 
 from cloud_learner.networks import ActorCritic
-from compressor import Precision, compress
+from compressor import CompressionRecipe, Precision, compress
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 OBSERVATION = BoxSpec(shape=(4,), dtype="float32")
@@ -34,7 +34,7 @@ def policy_file(network: ActorCritic, precision: Precision) -> bytes:
         "recipe": str(precision),
         "wire_scale": WIRE_SCALE,
     }
-    return compress(network.to_graph(), precision=precision, metadata=metadata).model
+    return compress(network.to_graph(), CompressionRecipe(precision), metadata=metadata).model
 
 
 def observations(count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.report import Claim, Row, finish, parse_arguments
 from benchmarks.steps import Step, recorded_log_prob, time_steps, torch_draw
 from cloud_learner.networks import ActorCritic
-from compressor import Precision, compress
+from compressor import CompressionRecipe, Precision, compress
 from edge_actor.beholder import Beholder
 from edge_actor.policy import Policy
 from edge_actor.sampling import CategoricalSampler
@@ -97,7 +97,7 @@ def _ours(
         "state_size": graph.state_size,
     }
     given = calibration if precision.needs_calibration else None
-    policy = Policy(compress(graph, precision=precision, metadata=metadata, calibration=given).model, copies=1)
+    policy = Policy(compress(graph, CompressionRecipe(precision), metadata=metadata, calibration=given).model, copies=1)
     beholder = Beholder(space, copies=1, frame_stack=frame_stack)
     beholder.fit(policy)
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.report import Claim, Row, finish, parse_arguments
-from compressor import Activation, Convolution, Flatten, Gru, Layer, PolicyGraph, Precision, compress
+from compressor import Activation, CompressionRecipe, Convolution, Flatten, Gru, Layer, PolicyGraph, Precision, compress
 
 OBSERVATION_SIZE = 16
 IMAGE = (84, 84, 4)
@@ -71,7 +71,8 @@ def _measure(name: str, network: Network, precision: Precision, repeats: int) ->
         "recipe": str(precision),
     }
     policies = [
-        compress(graph, precision=precision, metadata=metadata, calibration=network.calibration) for _ in range(repeats)
+        compress(graph, CompressionRecipe(precision), metadata=metadata, calibration=network.calibration)
+        for _ in range(repeats)
     ]
     export_ms = [policy.export_ms for policy in policies]
     return {

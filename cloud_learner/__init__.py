@@ -2,5 +2,5 @@
 
 intake      what comes from boards: decoded, checked, counted     delivery_ledger   which windows are finished
 algorithms  how a batch becomes an update                         policy_publisher  how an update becomes a policy
-networks    encoder, memory, policy and value                     policy_export     how they become a policy graph
+networks    encoder, memory, policy and value
 """

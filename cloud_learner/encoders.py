@@ -1,18 +1,14 @@
-"""From an observation to features: one function for each kind of network, all of them `nn.Sequential`.
-
-Convolutions work on `[N, C, H, W]` tensors whose memory is channels last, as the policy file's is: on a CPU an update
-takes half the time, and `FlattenChannelsLast` copies nothing.
-"""
+"""From an observation to features: one function for each kind of network, all of them `nn.Sequential`."""
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from cloud_learner.config import NetworkKind
+from compressor.torch_modules import FlattenChannelsLast, ResidualBlock, SamePool
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 IMAGE_AXES: Final = 3
@@ -23,47 +19,6 @@ _NATURE_FEATURES: Final = 512
 _IMPALA_CHANNELS: Final = (16, 32, 32)
 _IMPALA_FEATURES: Final = 256
 _GAIN: Final = math.sqrt(2)
-
-
-class FlattenChannelsLast(nn.Module):
-    """Images `[N, C, H, W]` as vectors `[N, H * W * C]`, in the order of the policy file."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Flatten all but the batch."""
-        return images.permute(0, 2, 3, 1).flatten(1)
-
-
-class SamePool(nn.Module):
-    """Max pooling 3x3, stride 2, with TensorFlow Lite's "same" padding: `[N, C, ceil(H / 2), ceil(W / 2)]`.
-
-    "same" pads an odd side by one pixel at both ends, and an even one only at its far end, which is what `ceil_mode`
-    does without padding.
-    """
-
-    size: Final = 3
-    stride: Final = 2
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pool images `[N, C, H, W]`."""
-        odd = images.shape[2] % 2, images.shape[3] % 2
-        return functional.max_pool2d(images, self.size, self.stride, padding=odd, ceil_mode=True)
-
-
-class ResidualBlock(nn.Module):
-    """`x + second(relu(first(relu(x))))`, 3x3 convolutions that keep the shape.
-
-    Args:
-        channels: Of input and output.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _convolution(channels, channels, window=3, padding=1)
-        self.second = _convolution(channels, channels, window=3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Apply the block to images `[N, C, H, W]`."""
-        return images + self.second(self.first(images.relu()).relu_())
 
 
 def make_encoder(kind: NetworkKind, shape: Sequence[int], hidden_sizes: Sequence[int]) -> tuple[nn.Sequential, int]:
@@ -137,7 +92,7 @@ def impala_resnet(shape: Sequence[int]) -> nn.Sequential:
     *sides, channels = shape
     layers: list[nn.Module] = []
     for out in _IMPALA_CHANNELS:
-        layers += [_convolution(channels, out, window=3, padding=1), SamePool(), ResidualBlock(out), ResidualBlock(out)]
+        layers += [_convolution(channels, out, window=3, padding=1), SamePool(), _residual(out), _residual(out)]
         sides, channels = [math.ceil(side / SamePool.stride) for side in sides], out
     dense = linear(math.prod(sides) * channels, _IMPALA_FEATURES, gain=_GAIN)
     return _channels_last(*layers, nn.ReLU(), FlattenChannelsLast(), dense, nn.ReLU(inplace=True))
@@ -152,7 +107,17 @@ def linear(inputs: int, outputs: int, *, gain: float) -> nn.Linear:
 
 
 def _convolution(inputs: int, outputs: int, *, window: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, window, stride, padding)
+    return _initialised(nn.Conv2d(inputs, outputs, window, stride, padding))
+
+
+def _residual(channels: int) -> ResidualBlock:
+    block = ResidualBlock(channels)
+    _initialised(block.first)
+    _initialised(block.second)
+    return block
+
+
+def _initialised(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.orthogonal_(layer.weight, _GAIN)
     assert layer.bias is not None  # noqa: S101 - torch's type says it may be
     nn.init.zeros_(layer.bias)

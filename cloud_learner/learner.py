@@ -27,8 +27,7 @@ from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
-from cloud_learner.memory import state_size
-from cloud_learner.networks import ActorCritic
+from cloud_learner.networks import ActorCritic, state_size
 from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report

@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from cloud_learner.action_head import make_action_head
 from cloud_learner.config import MemoryKind, NetworkKind
 from cloud_learner.encoders import IMAGE_AXES, linear, make_encoder
-from cloud_learner.memory import RecurrentMemory
 from cloud_learner.normalisation import ObservationNormaliser, PixelScaler
-from cloud_learner.policy_export import as_numpy, export_layer, export_memory, export_tower
 from compressor import Layer, PolicyGraph
+from compressor.torch_modules import VECTORS_IN_A_STATE, RecurrentMemory
+from compressor.torch_policy import as_numpy, export_layer, export_memory, export_tower
 from fleet_protocol.spaces import BoxSpec, SpaceSpec, head_size, stacked_shape
 
 _LOG_STD_RANGE = (-5.0, 1.0)
+
+
+def state_size(kind: MemoryKind, memory_size: int) -> int:
+    """H, the numbers in a state; 0 without a memory."""
+    return 0 if kind == "none" else VECTORS_IN_A_STATE[kind] * memory_size
 
 
 class PolicyOutput(NamedTuple):
@@ -79,7 +84,7 @@ class ActorCritic(nn.Module):
         shares_encoder = is_image or has_memory
         self.value_tower = None if shares_encoder else make_encoder(network, self._shape, hidden_sizes)[0]
         self.normaliser = PixelScaler() if is_image else ObservationNormaliser(self._shape[0])
-        self.memory = RecurrentMemory(memory, features, memory_size) if has_memory else None
+        self.memory = None if memory == "none" else RecurrentMemory(memory, features, memory_size)
         features = memory_size if has_memory else features
         self.policy_head = linear(features, head_size(action), gain=0.01)
         self.value_head = linear(features, 1, gain=1.0)

@@ -201,8 +201,7 @@ class PolicyPublisher:
         }
         return compress(
             graph,
-            precision=recipe.precision,
-            weight_scales=recipe.weight_scales,
+            recipe,
             metadata=metadata,
             calibration=calibration if recipe.needs_calibration else None,
         )

@@ -14,7 +14,7 @@ from cloud_learner.config import SIGNED_KINDS, LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
-from compressor import CompressionRecipe, Precision, UnknownRecipeError
+from compressor import CompressionRecipe, Precision, RecipeError
 from fleet_protocol.address import broker_address
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.exit_codes import ExitCode, ProgramError
@@ -76,7 +76,7 @@ def choose_device(name: str) -> torch.device:
 def _parse_recipe(text: str) -> CompressionRecipe:
     try:
         return CompressionRecipe.parse(text)
-    except UnknownRecipeError as error:
+    except RecipeError as error:
         raise ProgramError(ExitCode.CONFIG, f"precision: {error}") from error
 
 

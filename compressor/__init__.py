@@ -20,7 +20,7 @@ from compressor.layer import (
 from compressor.memory import Gru, Lstm, Memory
 from compressor.pipeline import CompressedPolicy, compress
 from compressor.policy_graph import OBSERVATION_CLIP, Observations, PolicyGraph
-from compressor.recipe import CompressionRecipe, Precision, UnknownRecipeError, WeightScales
+from compressor.recipe import CompressionRecipe, Precision, RecipeError, WeightScales
 
 __all__ = [
     "OBSERVATION_CLIP",
@@ -43,9 +43,9 @@ __all__ = [
     "Observations",
     "PolicyGraph",
     "Precision",
+    "RecipeError",
     "Relu",
     "Residual",
-    "UnknownRecipeError",
     "UnsupportedPolicyError",
     "WeightScales",
     "compress",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from compressor.layer import Float32Array, Float64Array
 from compressor.pipeline import compress
 from compressor.policy_graph import Observations, PolicyGraph
-from compressor.recipe import Precision
+from compressor.recipe import float32
 from compressor.windows import FloatArray
 
 # A Gaussian policy agrees on an action when its mean moves by no more than this share of the mean's range.
@@ -118,7 +118,7 @@ def measure_fidelity(
     kl = _kl_categorical(expected, actual, cuts) if is_categorical else _kl_gaussian(expected, actual)
     return FidelityReport(
         bytes=len(model),
-        bytes_float32=len(compress(graph, precision=Precision.FLOAT32, metadata={}).model),
+        bytes_float32=len(compress(graph, float32(), metadata={}).model),
         agreement=_same_choice(expected, actual, cuts) if is_categorical else _same_mean(expected, actual),
         kl_mean=float(kl.mean()),
         kl_max=float(kl.max()),

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from compressor.layer import (
+    Convolution,
     Float32Array,
     Float64Array,
     InvalidPolicyError,
     Layer,
     Observe,
+    Residual,
     Shape,
     UnsupportedPolicyError,
     check_array,
@@ -23,7 +25,7 @@ from compressor.layer import (
     unobserved,
 )
 from compressor.memory import Memory, check_memory
-from compressor.tower import Tower, check_tower, run_tower
+from compressor.tower import Tower, check_tower, named_blocks, run_tower
 from compressor.windows import FloatArray
 
 # A sensor that spikes must not drown its neighbours: int8 activations share one range per observation.
@@ -106,6 +108,18 @@ class PolicyGraph:
         yield from self.heads.items()
         if self.value_head is not None and self.value_torso is None:
             yield "value", self.value_head
+
+    def weighted_blocks(self) -> list[str]:
+        """The names of what has weights, from the observation to the outputs; the file calls them so."""
+        towers = {"torso": self.torso, "value_torso": self.value_torso or ()}
+        blocks = [
+            name
+            for tower, row in towers.items()
+            for name, block in named_blocks(tower, row)
+            if isinstance(block, Layer | Convolution | Residual)
+        ]
+        heads = [*self.heads, *(["value"] if self.value_head is not None else [])]
+        return [*blocks, *(["memory"] if self.memory is not None else []), *heads]
 
     def check_observations(self, observations: Observations) -> None:
         """Refuse observations that the policy's environment cannot have given.

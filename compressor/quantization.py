@@ -14,6 +14,7 @@ from compressor.layer import Float32Array, InvalidPolicyError
 
 # -128 is left out: the grid is symmetric, and runtimes may then add two products in 16 bits.
 LARGEST_INT8 = 127
+LARGEST_INT4 = 7
 
 # Activations use it.
 SMALLEST_INT8 = -128
@@ -37,10 +38,10 @@ class Quantization(NamedTuple):
 
 
 class QuantizedWeight(NamedTuple):
-    """An int8 weight: `weight ~= scales * values`, a scale for each entry of the first axis or one for all.
+    """An int8 or int4 weight: `weight ~= scales * values`, a scale for each entry of the first axis or one for all.
 
     Attributes:
-        values: int8 `[out, ...]`, from -127 to 127.
+        values: int8 `[out, ...]`, from -127 to 127, or from -7 to 7.
         scales: float32 `[out]`, or `[1]` for the whole matrix; never zero.
     """
 
@@ -58,6 +59,24 @@ def quantize_per_channel(weight: Float32Array) -> QuantizedWeight:
         Values and scales `[out]`; each weight is off by half its output's scale at most.
     """
     return _quantize(weight, _largest_of_rows(weight) / np.float32(LARGEST_INT8))
+
+
+def quantize_to_int4(weight: Float32Array) -> QuantizedWeight:
+    """Quantise with a scale per output: s[c] = max |W[c]| / 7, q = round(W / s).
+
+    Args:
+        weight: float32 `[out, ...]`, finite.
+
+    Returns:
+        Values and scales `[out]`; each weight is off by half its output's scale at most.
+    """
+    return _quantize(weight, _largest_of_rows(weight) / np.float32(LARGEST_INT4))
+
+
+def pack_int4(values: npt.NDArray[np.int8]) -> bytes:
+    """Put two numbers from -8 to 7 into each byte, the first into the low half; the last half may be empty."""
+    halves = np.append(values.reshape(-1), np.zeros(values.size % 2, np.int8)).view(np.uint8) & 0x0F
+    return (halves[::2] | halves[1::2] << 4).tobytes()
 
 
 def quantize_per_tensor(weight: Float32Array) -> QuantizedWeight:

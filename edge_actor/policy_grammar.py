@@ -24,10 +24,10 @@ class Operator(NamedTuple):
 
 
 class TensorType(NamedTuple):
-    """An element type: its numpy name, and its size."""
+    """An element type: its name, and its size."""
 
     name: str
-    item_bytes: int
+    item_bits: int
 
 
 OPERATORS: Final[dict[int, Operator]] = {
@@ -52,11 +52,12 @@ WINDOWED: Final = frozenset({3, 17})
 """Operators that slide over an image; a stride of 0 would divide by it."""
 
 TENSOR_TYPES: Final[dict[int, TensorType]] = {
-    0: TensorType("float32", 4),
-    1: TensorType("float16", 2),
-    2: TensorType("int32", 4),
-    3: TensorType("uint8", 1),
-    9: TensorType("int8", 1),
+    0: TensorType("float32", 32),
+    1: TensorType("float16", 16),
+    2: TensorType("int32", 32),
+    3: TensorType("uint8", 8),
+    9: TensorType("int8", 8),
+    17: TensorType("int4", 4),
 }
 
 FIELDS: Final[dict[str, frozenset[int]]] = {

@@ -25,14 +25,19 @@ _SMALLEST_SCALE: Final = float(np.finfo(np.float32).tiny)
 _LARGEST_SCALE: Final = 1e6
 _SMALLEST_INT8_WEIGHT: Final = 1024
 """Smaller matrices are float32 in every precision: int8 would save next to nothing."""
-_ZERO_POINTS: Final = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 0)}
+_ZERO_POINTS: Final = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 0), "int4": (0, 0)}
 _LARGEST_FLOAT_WEIGHT: Final = {
     "float16": 0,
     "int8-dynamic": _SMALLEST_INT8_WEIGHT - 1,
+    "int4-dynamic": _SMALLEST_INT8_WEIGHT - 1,
     "int8-full": 0,
 }
 """By precision: how many elements a matrix in float32 may have where another type is promised. `int8` is not here: it
 promises float32 for the first layer and the heads, of whatever size."""
+
+_ANY: Final = math.inf
+_KEEP: Final = "keep("
+"""How the step of a recipe begins that names the layers which stay in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +81,12 @@ class PolicyInspection:
         Raises:
             BadPolicyFile: With the reason `recipe`.
         """
-        largest = _LARGEST_FLOAT_WEIGHT.get(recipe.partition("+")[0])
+        steps = recipe.split("+")
+        largest = min((_LARGEST_FLOAT_WEIGHT.get(step, _ANY) for step in steps), default=_ANY)
+        kept = next((step[len(_KEEP) : -1].split(",") for step in steps if step.startswith(_KEEP)), [])
         for tensor in self._weights:
-            if largest is not None and tensor.kind == "float32" and tensor.elements > largest:
+            is_kept = any(tensor.name.startswith(f"{block}.") for block in kept)
+            if tensor.kind == "float32" and tensor.elements > largest and not is_kept:
                 raise BadPolicyFile(
                     f"the recipe {recipe} promises no float32 weight of {tensor.elements} numbers, and {tensor.name} "
                     "is one",
@@ -149,7 +157,7 @@ class PolicyInspection:
             raise BadPolicyFile(f"tensor {name!r} lies in buffer {buffer} of {len(self._buffers)}", reason="tensor")
         tensor = _Tensor(name, kind.name, shape, is_constant=buffer > 0)
         size = len(self._buffers[buffer])
-        if tensor.is_constant and size != tensor.elements * kind.item_bytes:
+        if tensor.is_constant and size != -(-tensor.elements * kind.item_bits // 8):
             raise BadPolicyFile(f"tensor {name!r}, {kind.name} {shape}, has {size} bytes of numbers", reason="tensor")
         self._require_scales(tensor, tables.table(table, 4))
         return tensor
@@ -166,7 +174,7 @@ class PolicyInspection:
             self._require_fields("quantization", quantization)
         scales = self._numbers(quantization, 2, "<f4") if quantization is not None else np.empty(0, np.float32)
         is_real = tensor.kind in ("float32", "float16")
-        if (is_real and scales.size) or (tensor.kind in ("int8", "uint8") and not scales.size):
+        if (is_real and scales.size) or (tensor.kind in ("int8", "uint8", "int4") and not scales.size):
             raise BadPolicyFile(f"{tensor.kind} tensor {tensor.name!r} has {scales.size} scales", reason="scale")
         if quantization is None:
             return

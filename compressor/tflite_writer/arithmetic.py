@@ -20,6 +20,7 @@ from compressor.quantization import (
     quantize_affine,
     quantize_per_channel,
     quantize_per_tensor,
+    quantize_to_int4,
     to_float16,
 )
 from compressor.recipe import Precision, WeightScales
@@ -179,6 +180,7 @@ def float_arithmetic(precision: Precision, weight_scales: WeightScales) -> Float
         Precision.FLOAT32: _store_float32,
         Precision.FLOAT16: _store_float16,
         Precision.INT8_DYNAMIC: partial(_store_int8, weight_scales),
+        Precision.INT4_DYNAMIC: _store_int4,
     }
     return FloatArithmetic(stores[precision])
 
@@ -217,6 +219,15 @@ def _store_int8(
     values, scales = quantize(weight)
     stored = model.constant(f"{name}.weight", values, scales=scales)
     return Parameters(operation, stored, model.constant(f"{name}.bias", bias))
+
+
+def _store_int4(model: GraphBuilder, name: str, weight: Float32Array, bias: Float32Array) -> Parameters:
+    # Kernels stay int8: runtimes read int4 in matrices.
+    if weight.size < SMALLEST_INT8_WEIGHT or weight.ndim > _MATRIX_RANK:
+        return _store_int8(WeightScales.PER_CHANNEL, model, name, weight, bias)
+    values, scales = quantize_to_int4(weight)
+    stored = model.constant_int4(f"{name}.weight", values, scales=scales)
+    return Parameters(FULLY_CONNECTED_PER_CHANNEL, stored, model.constant(f"{name}.bias", bias))
 
 
 def _int8_reader(

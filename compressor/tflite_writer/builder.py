@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressor.quantization import Quantization
+from compressor.quantization import Quantization, pack_int4
 from compressor.tflite_writer.operations import SPLIT, Operation
 from compressor.tflite_writer.schema import SPLIT_COUNT, Field, FusedActivation, TensorType
 
@@ -80,6 +80,10 @@ class GraphBuilder:
     def constant(self, name: str, values: Constant, *, scales: npt.NDArray[np.float32] | None = None) -> int:
         """Add a constant; integers that stand for real numbers come with their scales."""
         return self._add(Tensor(name, values.shape, _TENSOR_TYPES[values.dtype], values.tobytes(), scales))
+
+    def constant_int4(self, name: str, values: npt.NDArray[np.int8], *, scales: npt.NDArray[np.float32]) -> int:
+        """Add a constant of numbers from -8 to 7, two in a byte."""
+        return self._add(Tensor(name, values.shape, TensorType.INT4, pack_int4(values), scales))
 
     def apply(
         self,

@@ -8,7 +8,7 @@ scale of the input tensor.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from compressor.layer import Convolution, Layer, Residual
 from compressor.memory import Memory
 from compressor.policy_graph import LARGEST_PIXEL, OBSERVATION_CLIP, PolicyGraph
 from compressor.quantization import SMALLEST_INT8, Quantization
-from compressor.recipe import Precision, WeightScales
+from compressor.recipe import CompressionRecipe, Precision, WeightScales
 from compressor.tflite_writer.arithmetic import (
     Arithmetic,
     FloatArithmetic,
@@ -38,20 +38,27 @@ METADATA_NAME = "edgerl.policy"
 _NORMALISED = "normalised"
 
 
+_EXACT: Final = float_arithmetic(Precision.FLOAT32, WeightScales.PER_CHANNEL)
+
+
 class _Plan(NamedTuple):
-    """Which part of a policy computes how."""
+    """Which part of a policy computes how, but for the blocks that are kept in float32."""
 
     first: Arithmetic
     others: Arithmetic
     memory: FloatArithmetic
     heads: Arithmetic
+    kept: frozenset[str] = frozenset()
+
+    def where_kept(self, name: str, arithmetic: Arithmetic) -> Arithmetic:
+        """The arithmetic of a block that would have this one."""
+        return _EXACT if name in self.kept else arithmetic
 
 
 def write_policy(
     graph: PolicyGraph,
+    recipe: CompressionRecipe,
     *,
-    precision: Precision,
-    weight_scales: WeightScales,
     metadata: Mapping[str, object],
     ranges: Ranges,
 ) -> bytes:
@@ -59,10 +66,9 @@ def write_policy(
 
     Args:
         graph: the policy.
-        precision: how weights and activations are stored; vectors, states and outputs are float32 always.
-        weight_scales: how many scales an int8 matrix under float activations has.
+        recipe: how weights and activations are stored; vectors, states and outputs are float32 always.
         metadata: what the file says of itself, written as JSON under `edgerl.policy`.
-        ranges: where activations lie, from `compressor.calibration`; empty unless the precision needs them.
+        ranges: where activations lie, from `compressor.calibration`; empty unless the recipe needs them.
 
     Returns:
         The file. Its inputs are `observation` `[batch, D]` or `[batch, height, width, channels]` and, with a memory,
@@ -73,8 +79,8 @@ def write_policy(
         InvalidPolicyError: a weight does not fit into the precision.
     """
     model = GraphBuilder()
-    writer = _PolicyWriter(model, _plan(precision, weight_scales, ranges))
-    observation = writer.observation(graph, int8_images=precision is Precision.INT8_FULL)
+    writer = _PolicyWriter(model, _plan(recipe, ranges)._replace(kept=frozenset(recipe.kept)))
+    observation = writer.observation(graph, int8_images=recipe.precision is Precision.INT8_FULL)
     features = writer.tower("torso", _widen(graph, graph.torso), observation)
     states: list[int] = []
     if graph.memory is not None:
@@ -107,34 +113,35 @@ class _PolicyWriter:
         """Add blocks one behind the other; the first with weights may compute differently from the others."""
         arithmetic = self.plan.first
         for block_name, block in named_blocks(name, tower):
-            signal = BlockWriter(self.model, arithmetic).write(block_name, block, signal)
+            own = self.plan.where_kept(block_name, arithmetic)
+            signal = BlockWriter(self.model, own).write(block_name, block, signal)
             if isinstance(block, Layer | Convolution | Residual):
                 arithmetic = self.plan.others
         return signal
 
     def memory(self, memory: Memory, features: Signal) -> tuple[Signal, int]:
         """Add the memory; return what the heads read, and the tensor of the new state."""
-        source = self.plan.memory.accept(self.model, features)
-        hidden, state_out = write_memory(self.model, self.plan.memory, memory, source.plain)
+        arithmetic = _EXACT if "memory" in self.plan.kept else self.plan.memory
+        source = arithmetic.accept(self.model, features)
+        hidden, state_out = write_memory(self.model, arithmetic, memory, source.plain)
         return _settled("memory", hidden), state_out
 
     def head(self, name: str, layer: Layer, features: Signal) -> int:
         """Add a head and return its tensor."""
-        return BlockWriter(self.model, self.plan.heads).head(name, layer, features)
+        return BlockWriter(self.model, self.plan.where_kept(name, self.plan.heads)).head(name, layer, features)
 
 
-def _plan(precision: Precision, weight_scales: WeightScales, ranges: Ranges) -> _Plan:
-    if not precision.needs_calibration:
-        everywhere = float_arithmetic(precision, weight_scales)
+def _plan(recipe: CompressionRecipe, ranges: Ranges) -> _Plan:
+    if not recipe.needs_calibration:
+        everywhere = float_arithmetic(recipe.precision, recipe.weight_scales)
         return _Plan(everywhere, everywhere, everywhere, everywhere)
-    exact = float_arithmetic(Precision.FLOAT32, weight_scales)
-    dynamic = float_arithmetic(Precision.INT8_DYNAMIC, weight_scales)
+    dynamic = float_arithmetic(Precision.INT8_DYNAMIC, recipe.weight_scales)
     low, high = ranges[OBSERVATION]
     # The file's normalised features are a tenth of the policy's, as `_normalise` says.
     static = StaticArithmetic({**ranges, _NORMALISED: Range(low / OBSERVATION_CLIP, high / OBSERVATION_CLIP)})
-    if precision is Precision.INT8_FULL:
+    if recipe.precision is Precision.INT8_FULL:
         return _Plan(static, static, dynamic, static)
-    return _Plan(exact, static, dynamic, exact)
+    return _Plan(_EXACT, static, dynamic, _EXACT)
 
 
 def _normalise(model: GraphBuilder, graph: PolicyGraph, observation: int) -> int:

@@ -28,6 +28,7 @@ class TensorType(IntEnum):
     INT32 = 2
     UINT8 = 3
     INT8 = 9
+    INT4 = 17
 
 
 class BuiltinOperator(IntEnum):

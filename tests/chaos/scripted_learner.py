@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import to_builtins
 from numpy.typing import NDArray
 
-from compressor import Layer, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.codec import decode, encode
 from fleet_protocol.messages import Ack, RunSpec, TrajectoryMessage
@@ -47,7 +47,7 @@ def policy_file(version: int) -> bytes:
         "frame_stack": 1,
     }
     graph = PolicyGraph(torso=(torso,), heads={"logits": Layer(np.zeros((3, 4), np.float32), logits)})
-    return compress(graph, precision=Precision.FLOAT32, metadata=metadata).model
+    return compress(graph, CompressionRecipe(Precision.FLOAT32), metadata=metadata).model
 
 
 @dataclass(frozen=True)

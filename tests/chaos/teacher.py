@@ -10,7 +10,7 @@ import pytest
 from fleet_processes import Program, board
 from msgspec import to_builtins
 
-from compressor import Layer, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
 from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_protocol.address import BrokerAddress
@@ -87,7 +87,7 @@ def policy_file(
     }
     shift, scale = (np.zeros(2, np.float32), np.ones(2, np.float32)) if normalised else (None, None)
     graph = PolicyGraph((torso,), {"logits": logits}, observation_shift=shift, observation_scale=scale)
-    return compress(graph, precision=precision, metadata=metadata | changes).model
+    return compress(graph, CompressionRecipe(precision), metadata=metadata | changes).model
 
 
 class Teacher:

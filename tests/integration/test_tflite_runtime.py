@@ -9,7 +9,7 @@ import pytest
 from fleet_processes import board, learner, read_report
 from msgspec import to_builtins
 
-from compressor import Layer, PolicyGraph, Precision, WeightScales, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, WeightScales, compress
 from edgerl.broker import RunningBroker
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
@@ -62,7 +62,7 @@ def file_of(graph: PolicyGraph, precision: Precision, scales: WeightScales = Wei
         "observation": to_builtins(BoxSpec(shape=(32,), dtype="float32")),
         "action": to_builtins(DiscreteSpec(n=4)),
     }
-    return compress(graph, precision=precision, weight_scales=scales, metadata=metadata).model
+    return compress(graph, CompressionRecipe(precision, scales), metadata=metadata).model
 
 
 def run_there(python: Path, model: bytes, observations: np.ndarray, folder: Path) -> dict[str, object]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fleet_processes import Program, board
 
-from compressor import Precision, compress
+from compressor import CompressionRecipe, Precision, compress
 from compressor.layer import Layer
 from compressor.policy_graph import PolicyGraph
 from edgerl.broker import RunningBroker, start_broker
@@ -84,7 +84,7 @@ def policy_file(version: int) -> bytes:
         "observation": msgspec.to_builtins(BoxSpec(shape=(2,), dtype="float32")),
         "action": msgspec.to_builtins(DiscreteSpec(n=2)),
     }
-    return compress(graph, precision=Precision.FLOAT32, metadata=metadata).model
+    return compress(graph, CompressionRecipe(Precision.FLOAT32), metadata=metadata).model
 
 
 def announce(address: BrokerAddress, fleet: str, run: RunSpec, *, version: int = 1) -> None:

@@ -26,7 +26,7 @@ from cloud_learner.normalisation import ObservationNormaliser, RunningMoments
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
-from compressor import Precision, compress
+from compressor import CompressionRecipe, Precision, compress
 from edge_actor.environment_copy import EnvironmentCopy
 from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout
@@ -87,7 +87,7 @@ def test_a_chain_is_learned_through_policy_files_and_packed_windows(head: str, m
             "frame_stack": frame_stack,
             "state_size": graph.state_size,
         }
-        model = compress(graph, precision=Precision.INT8_DYNAMIC, metadata=metadata).model
+        model = compress(graph, CompressionRecipe(Precision.INT8_DYNAMIC), metadata=metadata).model
         policy = Policy(model, copies=8)
         window = unpack_trajectory(pack_trajectory(rollout.fill_window(lambda: policy)[0]))  # noqa: B023 - called at once
         assert set(window.policy_versions.tolist()) == {version}

@@ -19,9 +19,8 @@ from all_kinds import (
     random_observations,
 )
 
-from cloud_learner.encoders import SamePool
-from cloud_learner.memory import RecurrentMemory
 from cloud_learner.networks import ActorCritic
+from compressor.torch_modules import RecurrentMemory, SamePool
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.spaces import stacked_shape
 

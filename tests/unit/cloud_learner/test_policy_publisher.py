@@ -208,8 +208,7 @@ def test_a_board_with_an_old_runtime_gets_one_scale_for_each_matrix_and_people_a
     _, model = open_frame(boards.frames[-1], kind="policy", unsigned_allowed=True)
     expected = compress(
         make_snapshot(2).graph,
-        precision=Precision.INT8_DYNAMIC,
-        weight_scales=WeightScales.PER_TENSOR,
+        CompressionRecipe(weight_scales=WeightScales.PER_TENSOR),
         metadata=metadata_of(boards),
     )
     assert model == expected.model
@@ -239,7 +238,7 @@ def test_static_int8_is_calibrated_with_what_came_and_before_that_with_what_may_
     for place, calibration in enumerate((imagined_observations(graph), recent)):
         _, model = open_frame(boards.frames[place], kind="policy", unsigned_allowed=True)
         expected = compress(
-            graph, precision=Precision.INT8, metadata=metadata_of(boards, place), calibration=calibration
+            graph, CompressionRecipe(Precision.INT8), metadata=metadata_of(boards, place), calibration=calibration
         )
         assert model == expected.model
 

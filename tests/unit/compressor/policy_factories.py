@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as reader
 from ai_edge_litert.interpreter import Interpreter
 
 from compressor import (
+    CompressionRecipe,
     Convolution,
     Flatten,
     Gru,
@@ -158,10 +159,11 @@ def make_images(shape, count, *, seed=0):
     return np.ascontiguousarray(squares.repeat(5, axis=1).repeat(5, axis=2)[:, :height, :width])
 
 
-def export(graph, precision=Precision.INT8_DYNAMIC, *, metadata=None, **options):
+def export(graph, precision=Precision.INT8_DYNAMIC, *, metadata=None, **parts):
     """Return the file, calibrated with observations of another seed than the tests'."""
     calibration = make_observations(graph, 64 if graph.image_shape else 500, seed=1000)
-    return compress(graph, precision=precision, metadata=metadata or {}, calibration=calibration, **options).model
+    recipe = CompressionRecipe(precision, **parts)
+    return compress(graph, recipe, metadata=metadata or {}, calibration=calibration).model
 
 
 def load(model, batch=1):

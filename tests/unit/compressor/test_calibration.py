@@ -14,8 +14,9 @@ from policy_factories import (
     make_resnet,
 )
 
-from compressor import CalibrationError, Gru, Precision, UnsupportedPolicyError, compress
+from compressor import CalibrationError, CompressionRecipe, Gru, Precision, UnsupportedPolicyError, compress
 from compressor.calibration import calibrate
+from compressor.recipe import int8, int8_full
 
 
 def bounds(values):
@@ -69,12 +70,12 @@ def test_static_int8_without_observations_is_refused(precision, calibration):
     with pytest.raises(
         CalibrationError, match="needs observations to calibrate with, and none came: pass calibration="
     ):
-        compress(make_policy(), precision=precision, metadata={}, calibration=calibration)
+        compress(make_policy(), CompressionRecipe(precision), metadata={}, calibration=calibration)
 
 
 def test_observations_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"observations are float32 \[3, 5\]: they must be float32 \[N, 4\]"):
-        compress(make_policy(), precision=Precision.INT8, metadata={}, calibration=np.zeros((3, 5), np.float32))
+        compress(make_policy(), int8(), metadata={}, calibration=np.zeros((3, 5), np.float32))
     with pytest.raises(ValueError, match=r"they must be uint8 \[N, 15, 18, 3\]"):
         calibrate(make_resnet(), np.zeros((3, 15, 18, 3), np.float32))
 
@@ -90,14 +91,14 @@ def test_an_observation_that_is_not_finite_is_refused_with_the_first_tensor_it_s
 
 @pytest.mark.parametrize("precision", [p for p in Precision if not p.needs_calibration])
 def test_other_precisions_do_not_look_at_the_observations(precision):
-    with_observations = compress(make_policy(), precision=precision, metadata={}, calibration=np.zeros((0, 9)))
-    assert compress(make_policy(), precision=precision, metadata={}).model == with_observations.model
+    with_observations = compress(make_policy(), CompressionRecipe(precision), metadata={}, calibration=np.zeros((0, 9)))
+    assert compress(make_policy(), CompressionRecipe(precision), metadata={}).model == with_observations.model
 
 
 def test_a_memory_in_int8_full_is_refused_with_what_to_use():
     graph = make_recurrent(Gru)
     with pytest.raises(UnsupportedPolicyError, match=r"int8-full has no memory.*use int8 or int8-dynamic"):
-        compress(graph, precision=Precision.INT8_FULL, metadata={}, calibration=make_observations(graph))
+        compress(graph, int8_full(), metadata={}, calibration=make_observations(graph))
 
 
 def test_a_memory_needs_no_states_to_calibrate():

@@ -36,7 +36,7 @@ CASES = [
     (network, precision, scales)
     for network in NETWORKS
     for precision in (NOT_FULL if "gru" in network or "lstm" in network else Precision)
-    for scales in WeightScales
+    for scales in (WeightScales if precision in (Precision.INT8_DYNAMIC, Precision.INT8) else [WeightScales.PER_CHANNEL])
 ]
 
 
@@ -68,7 +68,8 @@ def results(tflite_python, tmp_path_factory):
 def test_the_old_runtime_computes_the_policy_or_refuses_the_file(results, network, precision, scales):
     graph, observations, states = inputs_of(network)
     name = name_of(network, precision, scales)
-    has_row_scales = precision == Precision.INT8_DYNAMIC or (precision == Precision.INT8 and graph.memory is not None)
+    is_dynamic = precision in (Precision.INT8_DYNAMIC, Precision.INT4_DYNAMIC)
+    has_row_scales = is_dynamic or (precision == Precision.INT8 and graph.memory is not None)
     if has_row_scales and scales == WeightScales.PER_CHANNEL:
         assert "'FULLY_CONNECTED' version '12'" in (results / f"{name}.refused").read_text()
         return

@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 from policy_factories import EXPORTS, NETWORKS, export, load, make_policy, parse, read_metadata, weight_types
 
-from compressor import Precision, WeightScales, compress
+from compressor import CompressionRecipe, Precision, WeightScales, compress
 
 METADATA = {"policy_version": 7, "head": "categorical", "wire_scale": 0.0625, "name": "Löwe"}
 
@@ -61,9 +61,9 @@ def test_metadata_is_read_back_as_it_was_given(precision):
 
 def test_metadata_that_json_cannot_hold_is_refused():
     with pytest.raises(TypeError):
-        compress(make_policy(), precision=Precision.FLOAT32, metadata={"array": np.ones(2)})
+        compress(make_policy(), CompressionRecipe(Precision.FLOAT32), metadata={"array": np.ones(2)})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        compress(make_policy(), precision=Precision.FLOAT32, metadata={"nan": float("nan")})
+        compress(make_policy(), CompressionRecipe(Precision.FLOAT32), metadata={"nan": float("nan")})
 
 
 def test_equal_policies_give_equal_bytes(precision):

@@ -102,6 +102,7 @@ LARGEST_ERRORS = {
     Precision.FLOAT32: 1e-5,
     Precision.FLOAT16: 3e-3,
     Precision.INT8_DYNAMIC: 0.05,
+    Precision.INT4_DYNAMIC: 0.25,
     Precision.INT8: 0.08,
     Precision.INT8_FULL: 0.1,
 }
@@ -206,14 +207,13 @@ def test_the_file_clips_a_spike_as_the_policy_does(precision):
     spikes = make_observations(graph, 50, spread=1e4)
     assert (abs(graph.normalise(spikes)) == 10).mean() > 0.9
     errors = relative_errors(graph.forward(spikes), run(graph, spikes, precision))
-    assert max(errors.values()) < 0.02
+    assert max(errors.values()) < (0.1 if precision is Precision.INT4_DYNAMIC else 0.02)
 
 
 @pytest.mark.parametrize("precision", NOT_FULL)
-@pytest.mark.parametrize("scales", list(WeightScales))
-def test_a_head_that_ignores_the_state_gives_its_bias(precision, scales):
+def test_a_head_that_ignores_the_state_gives_its_bias(precision):
     graph = make_policy(width=64, actions=20, gaussian=True)
-    actual = run(graph, make_observations(graph, 5), precision, weight_scales=scales)
+    actual = run(graph, make_observations(graph, 5), precision)
     expected = np.tile(graph.heads["log_std"].bias, (5, 1))
     np.testing.assert_allclose(actual["log_std"], expected, rtol=5e-4 if precision == Precision.FLOAT16 else 0)
 

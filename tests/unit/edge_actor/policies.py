@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec import to_builtins
 
-from compressor import Layer, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
 from edge_actor.board_files import BoardFiles
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.quarantine import Quarantine
@@ -48,4 +48,4 @@ def make_policy_file(
         "frame_stack": frame_stack,
     }
     graph = PolicyGraph(torso=(layer(observation_size * frame_stack, 8, "tanh"),), heads=heads)
-    return compress(graph, precision=Precision.INT8_DYNAMIC, metadata=metadata).model
+    return compress(graph, CompressionRecipe(Precision.INT8_DYNAMIC), metadata=metadata).model

@@ -14,7 +14,7 @@ import pytest
 from policies import make_policy_file
 from test_policy_shelf import make_policy
 
-from compressor import Layer, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
 from edge_actor.policy import Policy
 from edge_actor.policy_checker import PolicyChecker
 from edge_actor.policy_file import BadPolicyFile, read_metadata
@@ -37,7 +37,7 @@ def make_flat(bias: list[float], *, version: int = 1, slope: float = 0.0) -> byt
     weight[0] = slope
     graph = PolicyGraph(torso, {"logits": Layer(weight, np.array(bias, np.float32))})
     metadata = read_metadata(make_policy_file(policy_version=version))
-    return compress(graph, precision=Precision.FLOAT32, metadata=metadata).model
+    return compress(graph, CompressionRecipe(Precision.FLOAT32), metadata=metadata).model
 
 
 @dataclass
@@ -195,7 +195,7 @@ def test_means_far_out_of_bounds_are_sound_and_what_float16_cannot_hold_is_not()
         torso = (Layer(np.zeros((8, 2), np.float32), np.zeros(8, np.float32), "tanh"),)
         metadata = read_metadata(make_policy_file(action=BoxSpec(shape=(2,), dtype="float32")))
         return Policy(
-            compress(PolicyGraph(torso, heads), precision=Precision.FLOAT32, metadata=metadata).model, copies=1
+            compress(PolicyGraph(torso, heads), CompressionRecipe(Precision.FLOAT32), metadata=metadata).model, copies=1
         )
 
     observations = [np.zeros((1, 2), np.float32)]

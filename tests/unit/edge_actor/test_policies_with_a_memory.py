@@ -6,7 +6,7 @@ from copies import copies_of
 from msgspec import to_builtins
 from test_what_policies_see import Numbered
 
-from compressor import Gru, Layer, Lstm, Memory, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Gru, Layer, Lstm, Memory, PolicyGraph, Precision, compress
 from edge_actor.evaluation import play_greedy_episodes
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile
@@ -44,7 +44,7 @@ def file_of(graph: PolicyGraph, *, version: int = 1, state_size: int | None = No
         "wire_scale": 0.02,
         "state_size": graph.state_size if state_size is None else state_size,
     }
-    return compress(graph, precision=Precision.FLOAT32, metadata=metadata).model
+    return compress(graph, CompressionRecipe(Precision.FLOAT32), metadata=metadata).model
 
 
 def make_rollout(copies: int, unroll_length: int) -> Rollout:

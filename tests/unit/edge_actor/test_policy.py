@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 from policies import make_policy_file
 
-from compressor import Layer, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
 from compressor.fidelity import run_model
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
@@ -37,7 +37,7 @@ def make_file(**changes: Any) -> bytes:
         "observation": to_builtins(BOX_OF_TWO),
         "action": to_builtins(DiscreteSpec(n=3)),
     }
-    return compress(PolicyGraph(torso, heads), precision=Precision.FLOAT32, metadata=metadata | changes).model
+    return compress(PolicyGraph(torso, heads), CompressionRecipe(Precision.FLOAT32), metadata=metadata | changes).model
 
 
 def without_weights(model: bytes) -> bytes:
@@ -115,7 +115,7 @@ def test_a_network_whose_outputs_are_not_finite_is_refused():
         torso=(Layer(np.ones((4, 2), np.float32), np.full(4, 3e38, np.float32), "relu"),),
         heads={"logits": Layer(np.full((3, 4), 3e38, np.float32), np.zeros(3, np.float32))},
     )
-    model = compress(graph, precision=Precision.FLOAT32, metadata=read_metadata(make_file())).model
+    model = compress(graph, CompressionRecipe(Precision.FLOAT32), metadata=read_metadata(make_file())).model
     with pytest.raises(BadPolicyFile, match="not finite"):
         Policy(model, copies=1).warm_up()
 

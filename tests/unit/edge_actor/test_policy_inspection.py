@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor import Convolution, Flatten, Gru, Layer, MaxPool, PolicyGraph, Precision, compress
+from compressor import CompressionRecipe, Convolution, Flatten, Gru, Layer, MaxPool, PolicyGraph, Precision, compress
 from compressor.recipe import WeightScales
 from compressor.tflite_writer import operations
 from compressor.tflite_writer.operations import Operation
@@ -61,13 +61,13 @@ GRAPHS: Final[dict[str, Callable[[], PolicyGraph]]] = {
 WRITTEN: Final = [(n, p) for n in GRAPHS for p in Precision if (n, p) != ("recurrent", Precision.INT8_FULL)]
 
 
-def write(graph: PolicyGraph, precision: Precision = Precision.FLOAT32, **options: Any) -> bytes:
+def write(graph: PolicyGraph, precision: Precision = Precision.FLOAT32, **parts: Any) -> bytes:
     rng = np.random.default_rng(2)
     seen: Any = rng.standard_normal((64, 4)).astype(np.float32)
     if graph.image_shape:
         seen = rng.integers(0, 256, (64, *graph.image_shape)).astype(np.uint8)
     calibration = seen if precision.needs_calibration else None
-    return compress(graph, precision=precision, metadata={"a": 1}, calibration=calibration, **options).model
+    return compress(graph, CompressionRecipe(precision, **parts), metadata={"a": 1}, calibration=calibration).model
 
 
 def inspect(model: bytes, *, copies: int = 4, room: int = ROOM) -> PolicyInspection:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import Layer, PolicyGraph, Precision, WeightScales, compress
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, WeightScales, compress
 from edge_actor.config import BoardSettings
 from edge_actor.policy import Policy
 from edgerl.doctor import board, checks, environment, learner, policies
@@ -185,9 +185,7 @@ def test_the_probe_policies_are_what_our_compressor_makes_of_their_formula(recip
         "observation": {"type": "box", "shape": [2], "dtype": "float32"},
         "action": {"type": "discrete", "n": 2},
     }
-    made = Policy(
-        compress(graph, precision=Precision.INT8_DYNAMIC, metadata=metadata, weight_scales=scales).model, copies=1
-    )
+    made = Policy(compress(graph, CompressionRecipe(Precision.INT8_DYNAMIC, scales), metadata=metadata).model, copies=1)
     for policy in (stored, made):
         policy.observation[...] = [policies.OBSERVATION]
         policy.infer()
