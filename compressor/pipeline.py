@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compressor.calibration import calibrate
+from compressor.calibration import Ranges, calibrate
 from compressor.layer import UnsupportedPolicyError
 from compressor.policy_graph import Observations, PolicyGraph
 from compressor.recipe import CompressionRecipe, Precision
@@ -41,6 +41,7 @@ def compress(
     *,
     metadata: Mapping[str, object],
     calibration: Observations | None = None,
+    ranges: Ranges | None = None,
 ) -> CompressedPolicy:
     """Write a policy as a `.tflite`, stored as the recipe says.
 
@@ -53,6 +54,7 @@ def compress(
             JSON. A board finds it as the file's metadata `edgerl.policy`.
         calibration: what the policy has met lately, a few hundred observations as the environment gives them;
             read only where the recipe needs it.
+        ranges: where activations lie, if that was learned; then nothing is calibrated.
 
     Returns:
         The file with its checksum; the same arguments give the same bytes.
@@ -74,7 +76,8 @@ def compress(
             f"{recipe} keeps {', '.join(sorted(unknown))}, and the policy has no such layer: it has "
             f"{', '.join(graph.weighted_blocks())}"
         )
-    ranges = calibrate(graph, calibration) if recipe.needs_calibration else {}
+    if ranges is None:
+        ranges = calibrate(graph, calibration) if recipe.needs_calibration else {}
     model = write_policy(graph, recipe, metadata=metadata, ranges=ranges)
     export_ms = 1e3 * (time.monotonic() - started_s)
     return CompressedPolicy(model, recipe, export_ms, hashlib.sha256(model).hexdigest())

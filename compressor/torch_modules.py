@@ -66,6 +66,10 @@ class RecurrentMemory(nn.Module):
         kind: gru or lstm.
         features: Of the encoder.
         size: Of the memory.
+
+    Attributes:
+        round_features: Rounds what the inputs' weights read; None for nothing.
+        round_hidden: The same of the state's.
     """
 
     def __init__(self, kind: CellKind, features: int, size: int) -> None:
@@ -73,6 +77,8 @@ class RecurrentMemory(nn.Module):
         self.size = size
         self.state_size = VECTORS_IN_A_STATE[kind] * size
         self.cell = nn.LSTMCell(features, size) if kind == "lstm" else nn.GRUCell(features, size)
+        self.round_features: nn.Module | None = None
+        self.round_hidden: nn.Module | None = None
         for parameter in self.cell.parameters():
             nn.init.orthogonal_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
@@ -100,7 +106,22 @@ class RecurrentMemory(nn.Module):
         return together[..., : self.size], together
 
     def _step(self, row: Tensor, state: Tensor) -> Tensor:
+        if self.round_features is not None and self.round_hidden is not None:
+            return self._rounded_step(self.round_features(row), state, self.round_hidden)
         if isinstance(self.cell, nn.LSTMCell):
             hidden, cell = state.chunk(2, dim=-1)
             return torch.cat(self.cell(row, (hidden, cell)), dim=-1)
         return self.cell(row, state)
+
+    def _rounded_step(self, row: Tensor, state: Tensor, round_hidden: nn.Module) -> Tensor:
+        """The same, but the hidden state is rounded for the product with its weights, and nowhere else."""
+        cell, hidden = self.cell, state[..., : self.size]
+        from_input = functional.linear(row, cell.weight_ih, cell.bias_ih)
+        from_state = functional.linear(round_hidden(hidden), cell.weight_hh, cell.bias_hh)
+        if isinstance(cell, nn.LSTMCell):
+            write, forget, new, read = (from_input + from_state).chunk(4, dim=-1)
+            kept = forget.sigmoid() * state[..., self.size :] + write.sigmoid() * new.tanh()
+            return torch.cat([read.sigmoid() * kept.tanh(), kept], dim=-1)
+        (reset, update, new), (reset_state, update_state, new_state) = from_input.chunk(3, -1), from_state.chunk(3, -1)
+        new = (new + (reset + reset_state).sigmoid() * new_state).tanh()
+        return new + (update + update_state).sigmoid() * (hidden - new)

@@ -6,7 +6,7 @@ and makes a graph of it again.
 """
 
 from dataclasses import replace
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from compressor.layer import (
 )
 from compressor.memory import Gru, Lstm, Memory
 from compressor.policy_graph import LARGEST_PIXEL, OBSERVATION_CLIP, PolicyGraph
+from compressor.rounding import DynamicRounding, StaticRounding, TanhRounding
 from compressor.torch_modules import FlattenChannelsLast, RecurrentMemory, ResidualBlock, SamePool
 from compressor.tower import Tower
 
@@ -56,7 +57,7 @@ class TorchPolicy(nn.Module):
         self.value_torso = None if graph.value_torso is None else make_tower(graph.value_torso)
         self.memory = None if graph.memory is None else _make_memory(graph.memory)
         self.heads = nn.ModuleDict({name: _make_layer(head) for name, head in graph.heads.items()})
-        self.value = None if graph.value_head is None else _make_layer(graph.value_head)
+        self.value: nn.Module | None = None if graph.value_head is None else _make_layer(graph.value_head)
         if "log_std" in graph.heads and not graph.heads["log_std"].weight.any():
             self.heads["log_std"].get_parameter("weight").requires_grad_(False)  # it depends on no state, and stays so
         for name in ("observation_shift", "observation_scale"):
@@ -108,8 +109,8 @@ class TorchPolicy(nn.Module):
             torso=export_tower(self.torso),
             value_torso=None if self.value_torso is None else export_tower(self.value_torso),
             memory=None if self.memory is None else export_memory(self.memory),
-            heads={name: export_layer(head) for name, head in self.heads.items()},  # type: ignore[arg-type]
-            value_head=None if self.value is None else export_layer(self.value),
+            heads={name: export_layer(layer_in(head)) for name, head in self.heads.items()},
+            value_head=None if self.value is None else export_layer(layer_in(self.value)),
         )
 
 
@@ -202,10 +203,12 @@ def export_tower(tower: nn.Sequential) -> tuple[Block, ...]:
                 blocks.append(export_layer(module))
             case nn.Conv2d():
                 blocks.append(_export_convolution(module))
+            case DynamicRounding() | StaticRounding() | TanhRounding():
+                continue  # the file rounds by itself
             case SamePool():
                 blocks.append(MaxPool(size=module.size, stride=module.stride))
             case ResidualBlock():
-                blocks.append(Residual(_export_convolution(module.first), _export_convolution(module.second)))
+                blocks.append(Residual(*(_export_convolution(layer_in(part)) for part in (module.first, module.second))))
             case FlattenChannelsLast():
                 blocks.append(Flatten())
             case _:
@@ -213,6 +216,13 @@ def export_tower(tower: nn.Sequential) -> tuple[Block, ...]:
                     f"module {index} is a {type(module).__name__}, which no block is made from"
                 )
     return tuple(blocks)
+
+
+def layer_in(module: nn.Module) -> Any:  # noqa: ANN401 - a layer, of the kind that was there
+    """A layer, which may stand among what rounds its inputs and outputs."""
+    if not isinstance(module, nn.Sequential):
+        return module
+    return next(part for part in module if isinstance(part, nn.Linear | nn.Conv2d))
 
 
 def export_layer(layer: nn.Linear) -> Layer:

@@ -1,0 +1,113 @@
+"""Torch modules that round what a runtime would round, on the very grids of the file (fake quantisation).
+
+Gradients pass as if nothing had been rounded: the straight-through estimator (Bengio et al. 2013,
+https://arxiv.org/abs/1308.3432). The grids are those of Jacob et al. 2018 (https://arxiv.org/abs/1712.05877), as
+`quantization.py` makes them for the file.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compressor.calibration import Range
+from compressor.quantization import LARGEST_INT8, SMALLEST_INT8, SMALLEST_SCALE
+
+_STEPS: Final = LARGEST_INT8 - SMALLEST_INT8
+_IMAGE_RANK: Final = 4
+_MOMENTUM: Final = 0.02
+"""Of a range that follows what is seen; a single batch's extremes must not stay for ever."""
+
+
+class WeightRounding(nn.Module):
+    """int8 weights, with a scale for each output or one for all; a parametrisation of a layer's `weight`.
+
+    Args:
+        is_per_tensor: One scale for all.
+    """
+
+    def __init__(self, *, is_per_tensor: bool) -> None:
+        super().__init__()
+        self._is_per_tensor = is_per_tensor
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round, `[out, ...]`."""
+        largest = weight.detach().abs().flatten(1).amax(dim=1)
+        if self._is_per_tensor:
+            largest = largest.amax().expand_as(largest)
+        scale = (largest / LARGEST_INT8).clamp_min(SMALLEST_SCALE).reshape(-1, *[1] * (weight.ndim - 1))
+        return _straight_through(weight, (weight / scale).round() * scale)
+
+
+class DynamicRounding(nn.Module):
+    """What a layer with int8 weights does to its float inputs: each observation has a grid of its own."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Round vectors `[..., F]` or images `[N, C, H, W]`."""
+        axes = (1, 2, 3) if inputs.ndim == _IMAGE_RANK else (-1,)
+        known = inputs.detach()
+        return _on_grid(inputs, known.amin(axes, keepdim=True).clamp_max(0), known.amax(axes, keepdim=True).clamp_min(0))
+
+
+class StaticRounding(nn.Module):
+    """A tensor on the grid of its range; in training the range follows what is seen.
+
+    Args:
+        name: Of the tensor, as calibration calls it.
+        seen: The range to begin with.
+        is_positive: Behind a ReLU.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, name: str, seen: Range, *, is_positive: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.register_buffer("low", torch.tensor(0.0 if is_positive else seen.low))
+        self.register_buffer("high", torch.tensor(seen.high))
+
+    @property
+    def range(self) -> Range:
+        """What the file is to have."""
+        return Range(float(self.low), float(self.high))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round; what is out of range is cut off, and learns nothing."""
+        if self.training:
+            with torch.no_grad():
+                self.low += _MOMENTUM * (values.min() - self.low)
+                self.high += _MOMENTUM * (values.max() - self.high)
+        return _on_grid(values, self.low.clamp_max(0), self.high.clamp_min(0))
+
+
+class TanhRounding(nn.Module):
+    """The grid that the format fixes for a TANH's results: [-1, 127/128]."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round."""
+        grid = (values * 128).round().clamp(SMALLEST_INT8, LARGEST_INT8) / 128
+        return _straight_through(values, grid)
+
+
+ROUNDINGS: Final = (DynamicRounding, StaticRounding, TanhRounding)
+"""Modules that stand between a policy's own, and in no file."""
+
+
+def round_weight(layer: nn.Module, *, name: str = "weight", is_per_tensor: bool = False) -> None:
+    """Have a layer compute with int8 weights; what it learns are the floats behind them."""
+    parametrize.register_parametrization(layer, name, WeightRounding(is_per_tensor=is_per_tensor))
+
+
+def _on_grid(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values on the grid of a range with 0.0 on it, as `quantization.quantize_activation` makes it."""
+    step = (high - low) / _STEPS
+    scale = torch.where(step > SMALLEST_SCALE, step, 1 / _STEPS)
+    zero_point = (SMALLEST_INT8 - low / scale).round()
+    integers = (values / scale + zero_point).clamp(SMALLEST_INT8, LARGEST_INT8)  # cut off: no gradient from beyond
+    return (_straight_through(integers, integers.round()) - zero_point) * scale
+
+
+def _straight_through(values: Tensor, rounded: Tensor) -> Tensor:
+    return values + (rounded - values).detach()

@@ -1,0 +1,49 @@
+"""What rounds in torch gives what the file gives, for every network and precision; and it can learn."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from policy_factories import NETWORKS, make_observations, make_states
+
+from compressor import CompressionRecipe, Precision, UnsupportedPolicyError, compress
+from compressor.calibration import calibrate
+from compressor.fidelity import run_model
+from compressor.quantization_aware import learned_ranges, make_rounded
+
+RECIPES = ["int8-dynamic", "int8-dynamic+per-tensor", "int8", "int8-full"]
+SOUND = [
+    (network, text)
+    for network in NETWORKS
+    for text in RECIPES
+    if not (network == "resnet" and "dynamic" not in text) and not (text == "int8-full" and network not in ("mlp", "nature"))
+]
+
+
+def seen(graph, count, seed):
+    states = make_states(graph, count, seed=seed) if graph.memory else None
+    return make_observations(graph, count, seed=seed), states
+
+
+def in_torch(policy, observations, states):
+    with torch.no_grad():
+        if states is None:
+            return {name: values.numpy() for name, values in policy(torch.from_numpy(observations)).items()}
+        outputs = policy(torch.from_numpy(observations).unsqueeze(0), torch.from_numpy(states))
+        return {name: values[0].numpy() for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize(("network", "text"), SOUND)
+def test_what_rounds_in_torch_is_what_the_file_computes(network, text):
+    graph, recipe = NETWORKS[network](), CompressionRecipe.parse(text)
+    calibration, _ = seen(graph, 64 if graph.image_shape else 500, 1)
+    ranges = calibrate(graph, calibration) if recipe.needs_calibration else {}
+    policy = make_rounded(graph, recipe, ranges).eval()
+    observations, states = seen(graph, 200, 2)
+    file = compress(policy.to_graph(), recipe, metadata={}, ranges=learned_ranges(policy, ranges)).model
+    expected, actual = run_model(file, observations, states), in_torch(policy, observations, states)
+    assert expected.keys() == actual.keys()
+    for name, values in expected.items():
+        reach = np.ptp(values, axis=0).max()
+        assert (np.abs(actual[name] - values).max(axis=1) <= 0.005 * reach).mean() >= 0.99
