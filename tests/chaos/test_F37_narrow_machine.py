@@ -55,7 +55,7 @@ def test_F37_a_board_and_a_learner_with_next_to_nothing_neither_crash_nor_lose_u
             for program in (learning, acting):
                 narrow(program.process.pid, files=FILES)
             wait_until(lambda: run_of(ears).acked > 20, timeout_s=120, what="the first acks")
-            workers = acting.children()
+            workers = acting.children("edge_actor.worker")
 
             first.process.kill()
             time.sleep(OUTAGE_S)  # the fault's length, not a wait for anything
@@ -69,7 +69,7 @@ def test_F37_a_board_and_a_learner_with_next_to_nothing_neither_crash_nor_lose_u
                 assert told.counters["deadline_misses"] < 0.5 * told.counters["ticks"]
                 wait_until(lambda: run_of(ears).acked > run.acked + 50, timeout_s=120, what="more acks")
                 assert acting.process.poll() is None
-                assert acting.children() == workers
+                assert acting.children("edge_actor.worker") == workers
                 ears.pause(["b1"])
                 wait_until(lambda: run_of(ears).in_outbox == 0, timeout_s=120, what="an empty outbox")
                 learning.process.terminate()
