@@ -47,6 +47,10 @@ _HIGHEST_COUNTER: Final = (
 Detail = str | int | float | bool | None
 
 
+class AuditUnwritable(ProgramError):
+    """The disk does not take the entry now; the log is as it was."""
+
+
 class AuditEntry(NamedTuple):
     """One row, as it is stored.
 
@@ -89,7 +93,8 @@ class AuditLog:
             details: To whom, by whom, and so on. No secrets: whoever may read the file reads them.
 
         Raises:
-            ProgramError: The file cannot be written.
+            AuditUnwritable: The disk does not take it.
+            ProgramError: The file is none of ours.
         """
         with self._opened() as database:
             self._add(database, kind, details)
@@ -105,7 +110,8 @@ class AuditLog:
             details: What else.
 
         Raises:
-            ProgramError: The file cannot be written.
+            AuditUnwritable: The disk does not take it.
+            ProgramError: The file is none of ours.
         """
         with self._opened() as database:
             (highest,) = database.execute(_HIGHEST_COUNTER, (kind, issuer, board)).fetchone()
@@ -185,9 +191,9 @@ class AuditLog:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise ProgramError(
-                ExitCode.STATE_UNUSABLE, f"{self._path} cannot be used as an audit log: {error}"
-            ) from error
+            kind = AuditUnwritable if isinstance(error, OSError | sqlite3.OperationalError) else ProgramError
+            sentence = f"{self._path} cannot be used as an audit log: {error}"
+            raise kind(ExitCode.STATE_UNUSABLE, sentence) from error
 
 
 def _require_ours(database: sqlite3.Connection) -> None:

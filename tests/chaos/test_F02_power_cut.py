@@ -75,9 +75,11 @@ def synced_windows(changes: Sequence[Change], root: Path, moment: int, copy: Pat
 
 
 def kept_version(folder: Path) -> int:
-    """The version of the policy that a board has on its disk; 0 for none."""
-    file = folder / "policy.frame"
-    return decode(decode(file.read_bytes(), Frame).header, FrameHeader).version if file.is_file() else 0
+    """The version of the policy that a board has on its disk, under either name; 0 for none."""
+    for file in (folder / "policy.frame", folder / "policy.before.frame"):
+        if file.is_file():
+            return decode(decode(file.read_bytes(), Frame).header, FrameHeader).version
+    return 0
 
 
 @pytest.fixture

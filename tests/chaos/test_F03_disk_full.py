@@ -40,6 +40,10 @@ def test_F3_a_learner_learns_on_says_so_and_saves_again_when_it_can(fleet: Spoil
     failing_disk.learner_learns_on_and_recovers(fleet, DISK_FULL)
 
 
+def test_F3_a_learner_that_ends_on_such_a_disk_reports_and_gives_no_command_without_its_audit(fleet: SpoiledFleet):
+    failing_disk.learner_ends_on_a_disk_that_refuses(fleet, DISK_FULL)
+
+
 def test_F3_a_refusal_at_any_change_leaves_a_learner_its_last_checkpoint(fleet: SpoiledFleet):
     failing_disk.learner_resumes_after_a_refusal_at_each_change(fleet, DISK_FULL, changes=range(9))
 

@@ -66,7 +66,7 @@ def test_F37_a_board_and_a_learner_with_next_to_nothing_neither_crash_nor_lose_u
                 assert run.dropped["outbox_full"] > 0
                 assert told.health.outbox_bytes <= OUTBOX_BYTES
                 assert told.counters["windows_spilled"] > 0
-                assert told.counters["deadline_misses"] < 0.5 * told.counters["ticks"]
+                assert told.counters.get("deadline_misses", 0) < 0.5 * told.counters["ticks"]
                 wait_until(lambda: run_of(ears).acked > run.acked + 50, timeout_s=120, what="more acks")
                 assert acting.process.poll() is None
                 assert acting.children("edge_actor.worker") == workers
