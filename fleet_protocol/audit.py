@@ -168,8 +168,8 @@ class AuditLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
             with closing(self._connect("rw")) as database:
-                _require_ours(database)
-                database.executescript(_SCHEMA)
+                if not _is_ours(database):
+                    database.executescript(_SCHEMA)
                 database.execute("BEGIN IMMEDIATE")
                 with database:
                     yield database
@@ -177,7 +177,7 @@ class AuditLog:
     @contextmanager
     def _read(self) -> Generator[sqlite3.Connection]:
         with self._told_errors(), closing(self._connect("ro")) as database:
-            _require_ours(database)
+            _is_ours(database)
             yield database
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -196,11 +196,13 @@ class AuditLog:
             raise kind(ExitCode.STATE_UNUSABLE, sentence) from error
 
 
-def _require_ours(database: sqlite3.Connection) -> None:
+def _is_ours(database: sqlite3.Connection) -> bool:
+    """Whether it has our tables; not while it is empty."""
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != _APPLICATION_ID and tables:
         raise sqlite3.DatabaseError("it is another program's file")
+    return application == _APPLICATION_ID
 
 
 def _hash_of(entry_id: int, at: str, kind: str, details: str, previous: str) -> str:
