@@ -28,6 +28,8 @@ AGENTS: Final = ("real-1", "real-2")
 LEARNER: Final = (
     *("--control-hz", "50", "--evaluation-episodes", "0", "--batch-windows", "32"),
     *("--publish-every-updates", "1000000"),
+    # Recordings teach nothing: with a real step size the policy saturates, and boards rightly refuse it.
+    *("--learning-rate", "1e-7"),
 )
 LOOK_EVERY_S: Final = 1.0
 START_WAIT_S: Final = 120.0

@@ -1,5 +1,6 @@
 """The learner's side of MQTT: what it says to its fleet, and the counters under which it commands boards."""
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import msgspec
 
 from cloud_learner.delivery_ledger import BootKey
 from fleet_protocol.address import BrokerAddress
-from fleet_protocol.audit import AuditLog
+from fleet_protocol.audit import AuditLog, AuditUnwritable
 from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
@@ -18,6 +19,8 @@ from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.signing import FrameRefused, Signer, is_signed_otherwise, open_frame, seal_frame, sign_again
 from fleet_protocol.signing_keys import SigningKeys
 from fleet_protocol.topics import FleetTopics, TopicAddress
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[TopicAddress, bytes, int], None]
 _RETAINED_WAIT_S = 0.5
@@ -152,17 +155,24 @@ class FleetLink:
             self._connection.publish(self._topics.down(board_id, "ack"), encode(ack))
 
     def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
-        """Command a board, and return the counter by which its reply is known."""
+        """Command a board, and return the counter by which its reply is known.
+
+        What the disk does not take into the audit is not sent: no reply comes, as if the command were lost on its way.
+        """
         # One counter for each key and board, and no file: a clock rises over the learner's restarts too.
         self._command_counter = max(self._command_counter + 1, utc_milliseconds())
-        self._audit.append(
-            "command",
-            issuer=self._issuer,
-            board=board_id,
-            counter=self._command_counter,
-            command=msgspec.json.encode(command).decode(),
-            expires_at=utc_timestamp() + _COMMAND_VALID_S,
-        )
+        try:
+            self._audit.append(
+                "command",
+                issuer=self._issuer,
+                board=board_id,
+                counter=self._command_counter,
+                command=msgspec.json.encode(command).decode(),
+                expires_at=utc_timestamp() + _COMMAND_VALID_S,
+            )
+        except AuditUnwritable as error:
+            _log.warning("board %s is not given a command (%s): %s", board_id, type(command).__name__, error)
+            return self._command_counter
         frame = seal_frame(
             encode(command),
             kind="command",
@@ -178,7 +188,10 @@ class FleetLink:
 
     def note_answer(self, board_id: str, counter: int, *, problem: str) -> None:
         """Put into the audit what became of a command."""
-        self._audit.append("answer", issuer=self._issuer, board=board_id, counter=counter, problem=problem)
+        try:
+            self._audit.append("answer", issuer=self._issuer, board=board_id, counter=counter, problem=problem)
+        except AuditUnwritable as error:
+            _log.warning("the answer of board %s is not in the audit: %s", board_id, error)
 
     @property
     def _issuer(self) -> str:

@@ -75,6 +75,15 @@ class BoardFiles:
         except OSError as error:
             self._count("state_unwritable", f"cannot rename {self._folder / name}: {error.strerror}")
 
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        if self._folder is None:
+            return
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            self._count("state_unwritable", f"cannot delete {self._folder / name}: {error.strerror}")
+
     def note_useless(self, name: str, error: Exception) -> None:
         """Count a file that was read, and is not what it should be."""
         self._count("state_unreadable", f"{name} in the state folder is of no use: {error}")

@@ -71,6 +71,16 @@ class BoardMemory:
                 self._files.rename(_POLICY, _POLICY_BEFORE)
             self._kept = policy.header
             self._files.write(_POLICY, policy.frame)
+            self._forget_what_is_of_a_key_that_went()
+
+    def _forget_what_is_of_a_key_that_went(self) -> None:
+        """After a rotation the policy before is of no use, and at the next start it would look like damage."""
+        frame = self._files.read(_POLICY_BEFORE)
+        try:
+            if frame is not None:
+                self._gate.reopen(frame, kind="policy")
+        except FrameRefused:
+            self._files.remove(_POLICY_BEFORE)
 
     def _recall_run(self) -> KeptRun | None:
         opened = self._open(_RUN, "run")

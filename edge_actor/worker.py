@@ -44,7 +44,9 @@ from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import Problem
 from fleet_protocol.trajectory import pack_trajectory
 
-_PROMPT_SWITCH_S: Final = 0.0005
+_PROMPT_SWITCH_S: Final = 1e-5
+"""Shorter than a step: an inference gives the interpreter lock away for a moment too short to catch, after which a
+thread's patience begins anew; with Python's 5 ms the reader waited for the end of the window."""
 _CLOSE_WAIT_S: Final = 0.7
 """Less than the supervisor waits for its workers to end."""
 
@@ -114,8 +116,8 @@ class Worker:
 
     def _make_rollout(self, policy: Policy) -> Rollout:
         run = self._start.run
-        if run.control_hz:
-            sys.setswitchinterval(_PROMPT_SWITCH_S)  # a policy that loads must not hold up a tick
+        # A policy that loads must not hold up a tick, nor be held up by steps until the window ends.
+        sys.setswitchinterval(_PROMPT_SWITCH_S)
         gc.freeze()  # what is there now stays; the collector need not look at it again
         return Rollout(
             self._copies,

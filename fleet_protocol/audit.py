@@ -47,6 +47,10 @@ _HIGHEST_COUNTER: Final = (
 Detail = str | int | float | bool | None
 
 
+class AuditUnwritable(ProgramError):
+    """The disk does not take the entry now; the log is as it was."""
+
+
 class AuditEntry(NamedTuple):
     """One row, as it is stored.
 
@@ -89,7 +93,8 @@ class AuditLog:
             details: To whom, by whom, and so on. No secrets: whoever may read the file reads them.
 
         Raises:
-            ProgramError: The file cannot be written.
+            AuditUnwritable: The disk does not take it.
+            ProgramError: The file is none of ours.
         """
         with self._opened() as database:
             self._add(database, kind, details)
@@ -105,7 +110,8 @@ class AuditLog:
             details: What else.
 
         Raises:
-            ProgramError: The file cannot be written.
+            AuditUnwritable: The disk does not take it.
+            ProgramError: The file is none of ours.
         """
         with self._opened() as database:
             (highest,) = database.execute(_HIGHEST_COUNTER, (kind, issuer, board)).fetchone()
@@ -162,8 +168,8 @@ class AuditLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
             with closing(self._connect("rw")) as database:
-                _require_ours(database)
-                database.executescript(_SCHEMA)
+                if not _is_ours(database):
+                    database.executescript(_SCHEMA)
                 database.execute("BEGIN IMMEDIATE")
                 with database:
                     yield database
@@ -171,7 +177,7 @@ class AuditLog:
     @contextmanager
     def _read(self) -> Generator[sqlite3.Connection]:
         with self._told_errors(), closing(self._connect("ro")) as database:
-            _require_ours(database)
+            _is_ours(database)
             yield database
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -185,16 +191,18 @@ class AuditLog:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise ProgramError(
-                ExitCode.STATE_UNUSABLE, f"{self._path} cannot be used as an audit log: {error}"
-            ) from error
+            kind = AuditUnwritable if isinstance(error, OSError | sqlite3.OperationalError) else ProgramError
+            sentence = f"{self._path} cannot be used as an audit log: {error}"
+            raise kind(ExitCode.STATE_UNUSABLE, sentence) from error
 
 
-def _require_ours(database: sqlite3.Connection) -> None:
+def _is_ours(database: sqlite3.Connection) -> bool:
+    """Whether it has our tables; not while it is empty."""
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != _APPLICATION_ID and tables:
         raise sqlite3.DatabaseError("it is another program's file")
+    return application == _APPLICATION_ID
 
 
 def _hash_of(entry_id: int, at: str, kind: str, details: str, previous: str) -> str:

@@ -122,7 +122,10 @@ def board_acts_on_and_recovers(fleet: SpoiledFleet, error: int) -> None:
         fleet.await_steps("b1")
         assert not {path.name for path in policy.parent.iterdir()} & {".policy.frame.draft", ".floors.draft"}
         machine.recover()
-        wait_until(lambda: policy.read_bytes() != before, timeout_s=60, what="the policy that was refused")
+        # Its old name was given up before the disk refused the new content.
+        wait_until(
+            lambda: policy.exists() and policy.read_bytes() != before, timeout_s=60, what="the policy that was refused"
+        )
         fleet.await_count("b1", "windows_spilled", 20)
         fleet.await_steps("b1")
         acting.kill()
@@ -205,17 +208,38 @@ def learner_learns_on_and_recovers(fleet: SpoiledFleet, error: int) -> None:
     assert "Traceback" not in learning.said()
 
 
+def learner_ends_on_a_disk_that_refuses(fleet: SpoiledFleet, error: int) -> None:
+    """A learner is told to end while its disk refuses: no command without its audit, a report, and an exit status."""
+    machine = fleet.machine("state")
+    with fleet.board("b1"), fleet.learner(machine.python) as learning:
+        fleet.wait_until((fleet.folder / "state/checkpoint.pt").exists, timeout_s=90, what="a checkpoint")
+        fleet.wait_until(lambda: fleet.updates() > 5, timeout_s=60, what="updates")
+        machine.refuse(error)
+        learning.process.terminate()
+        assert learning.process.wait(60) == ExitCode.STATE_UNUSABLE
+    assert "b1 is not given a command (Pause)" in learning.said()
+    assert "Traceback" not in learning.said()
+    report = read_report(fleet.folder)
+    assert report["learner"]["state_refusals"] >= 1
+    assert report["env_steps"] > 0
+
+
 def learner_resumes_after_a_refusal_at_each_change(fleet: SpoiledFleet, error: int, *, changes: range) -> None:
     """A learner's disk fails after so many changes, and it is killed then: the next start goes on."""
     machine, learning_said = fleet.machine("state"), fleet.folder / "learner.log"
     resumed_from = 0
+
+    def refusals() -> int:
+        said = learning_said.read_text() if learning_said.exists() else ""
+        return said.count("cannot write") + said.count("cannot be used as an audit log")
+
     with fleet.board("b1"):
         for after in changes:
-            before = learning_said.read_text().count("cannot write") if learning_said.exists() else 0
+            before = refusals()
             machine.refuse(error, after=after)
             with fleet.learner(machine.python) as learning:
                 fleet.wait_until(
-                    lambda before=before: learning_said.read_text().count("cannot write") > before,
+                    lambda before=before: refusals() > before,
                     timeout_s=90,
                     what=f"a refusal after {after} changes",
                 )

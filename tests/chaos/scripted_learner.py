@@ -25,7 +25,8 @@ from fleet_protocol.trajectory import Trajectory, unpack_trajectory
 WIRE_SCALE: Final = 0.05
 GRID_LIMIT: Final = 127
 LARGEST_LOGIT: Final = 3.0
-RUN: Final = RunSpec(run_id="scripted", generation=1, env_id="Acrobot-v1", unroll_length=32, copies=4, max_in_flight=4)
+RUN: Final = RunSpec(run_id="scripted", generation=1, env_id="Acrobot-v1", unroll_length=512, copies=4, max_in_flight=4)
+"""Windows so long that acks are back before the next one is due: a board that waits swaps between two of them."""
 
 
 def logit_of(version: int) -> float:

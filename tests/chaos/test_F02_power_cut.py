@@ -75,9 +75,11 @@ def synced_windows(changes: Sequence[Change], root: Path, moment: int, copy: Pat
 
 
 def kept_version(folder: Path) -> int:
-    """The version of the policy that a board has on its disk; 0 for none."""
-    file = folder / "policy.frame"
-    return decode(decode(file.read_bytes(), Frame).header, FrameHeader).version if file.is_file() else 0
+    """The version of the policy that a board has on its disk, under either name; 0 for none."""
+    for file in (folder / "policy.frame", folder / "policy.before.frame"):
+        if file.is_file():
+            return decode(decode(file.read_bytes(), Frame).header, FrameHeader).version
+    return 0
 
 
 @pytest.fixture
@@ -102,6 +104,7 @@ def record(
     return read_journal(machine.journal()), root, said_safe
 
 
+@pytest.mark.thorough
 def test_F2_a_board_acts_after_a_cut_at_any_moment_and_has_all_that_was_synced(
     record: tuple[list[Change], Path, int],
     mosquitto: RunningBroker,
@@ -174,6 +177,7 @@ def test_F2_what_was_on_a_boards_disk_at_the_cut_is_learned_once(
     assert read_report(tmp_path)["trajectories"]["add_up"]
 
 
+@pytest.mark.thorough
 def test_F2_a_learner_resumes_its_run_and_gives_no_version_twice(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]
 ):

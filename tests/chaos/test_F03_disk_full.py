@@ -31,7 +31,11 @@ def test_F3_a_board_acts_on_counts_and_writes_again_when_it_can(fleet: SpoiledFl
     failing_disk.board_acts_on_and_recovers(fleet, DISK_FULL)
 
 
-@pytest.mark.parametrize("changes", [range(6), range(6, 30, 4), range(30, 72, 7)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [range(6), *(pytest.param(changes, marks=pytest.mark.thorough) for changes in (range(6, 30, 4), range(30, 72, 7)))],
+    ids=str,
+)
 def test_F3_a_refusal_at_any_change_spoils_nothing_on_a_boards_disk(fleet: SpoiledFleet, changes: range):
     failing_disk.boards_survive_a_refusal_at_each_change(fleet, DISK_FULL, changes=changes)
 
@@ -40,6 +44,11 @@ def test_F3_a_learner_learns_on_says_so_and_saves_again_when_it_can(fleet: Spoil
     failing_disk.learner_learns_on_and_recovers(fleet, DISK_FULL)
 
 
+def test_F3_a_learner_that_ends_on_such_a_disk_reports_and_gives_no_command_without_its_audit(fleet: SpoiledFleet):
+    failing_disk.learner_ends_on_a_disk_that_refuses(fleet, DISK_FULL)
+
+
+@pytest.mark.thorough
 def test_F3_a_refusal_at_any_change_leaves_a_learner_its_last_checkpoint(fleet: SpoiledFleet):
     failing_disk.learner_resumes_after_a_refusal_at_each_change(fleet, DISK_FULL, changes=range(9))
 

@@ -75,7 +75,10 @@ def end(learning: Program, fleet: SpoiledFleet) -> None:
     assert "Traceback" not in learning.said()
 
 
-@pytest.mark.parametrize("clock", ["1970", "a day behind", "half a day ahead"])
+@pytest.mark.parametrize(
+    "clock",
+    ["1970", *(pytest.param(clock, marks=pytest.mark.thorough) for clock in ("a day behind", "half a day ahead"))],
+)
 def test_F23_a_board_whose_clock_is_wrong_from_the_start_works_as_any_other(fleet: SpoiledFleet, clock: str):
     machine = fleet.machine("b1")
     machine.set_clock({"1970": to_1970(), "a day behind": -DAY_S, "half a day ahead": DAY_S / 2}[clock])
@@ -142,6 +145,7 @@ def test_F23_a_board_in_1970_refuses_what_expired_before_the_newest_that_it_know
         fleet.await_steps("b1")
 
 
+@pytest.mark.thorough
 def test_F23_windows_of_a_boot_without_a_clock_are_delivered_after_a_boot_with_one(fleet: SpoiledFleet):
     machine = fleet.machine("b1")
     machine.set_clock(to_1970())
@@ -166,6 +170,7 @@ def test_F23_windows_of_a_boot_without_a_clock_are_delivered_after_a_boot_with_o
         end(learning, fleet)
 
 
+@pytest.mark.thorough
 def test_F23_a_learner_whose_clock_jumps_learns_on_and_its_run_adds_up(fleet: SpoiledFleet):
     machine = fleet.machine("state")
     with fleet.board("b1") as acting, fleet.learner(machine.python) as learning:
@@ -231,7 +236,13 @@ def test_F23_a_monitors_rows_are_sane_whatever_its_clock_says(fleet: SpoiledFlee
         assert state() == "stale"
 
 
-@pytest.mark.parametrize("program", ["edge_actor", "cloud_learner", "fleet_monitor"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "edge_actor",
+        *(pytest.param(program, marks=pytest.mark.thorough) for program in ("cloud_learner", "fleet_monitor")),
+    ],
+)
 def test_F23_a_certificate_that_a_wrong_clock_refuses_is_told_as_a_clock(
     program: str, tmp_path: Path, wait_until: Wait
 ):

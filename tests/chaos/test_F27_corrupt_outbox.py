@@ -141,7 +141,7 @@ def b1(mosquitto: RunningBroker, fleet_name: str) -> Iterator[Board]:
         yield Board(collector)
 
 
-@pytest.mark.parametrize("ending", ["ended", "killed"])
+@pytest.mark.parametrize("ending", ["ended", pytest.param("killed", marks=pytest.mark.thorough)])
 def test_F27_what_can_be_read_is_delivered_and_the_rest_is_counted(
     ending: str, b1: Board, mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]
 ):

@@ -1,4 +1,4 @@
-"""F37: 256 MB, 64 open files, one core and a card whose every flush takes 2 s: no crash, but counted back-pressure."""
+"""F37: 256 MB, 64 open files, one core and a card whose flushes take seconds: no crash, but counted back-pressure."""
 
 import time
 from collections.abc import Callable
@@ -17,16 +17,12 @@ from fleet_protocol.messages import RunCounters
 
 MEMORY_BYTES: Final = 256 * 2**20
 FILES: Final = 64
-FLUSH_S: Final = 2.0
 HZ: Final = 50
-OUTBOX_BYTES: Final = 20_000
-"""Some ten seconds of windows, so that the outage overflows it."""
-OUTAGE_S: Final = 40.0
 ROBOT: Final = (
     *("--control-hz", str(HZ), "--unroll-length", "8", "--max-age-s", "600", "--max-policy-lag", "100000"),
     *("--checkpoint-every-s", "5", "--publish-every-s", "2", "--publish-every-updates", "1000000"),
 )
-NARROW_BOARD: Final = ("--outbox-bytes", str(OUTBOX_BYTES), "--spill-after-s", "2", "--keep-policy-every-s", "5")
+NARROW_BOARD: Final = ("--spill-after-s", "2", "--keep-policy-every-s", "5")
 
 
 def run_of(ears: FleetEars) -> RunCounters:
@@ -35,8 +31,16 @@ def run_of(ears: FleetEars) -> RunCounters:
     return next(iter(told.runs.values()), RunCounters()) if told else RunCounters()
 
 
+# Outboxes for five and ten seconds of windows, so that the outage overflows them.
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("flush_s", "outbox_bytes", "outage_s"),
+    [(0.3, 10_000, 20.0), pytest.param(2.0, 20_000, 40.0, marks=pytest.mark.thorough)],
+)
 def test_F37_a_board_and_a_learner_with_next_to_nothing_neither_crash_nor_lose_uncounted(
+    flush_s: float,
+    outbox_bytes: int,
+    outage_s: float,
     fleet_name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -47,29 +51,29 @@ def test_F37_a_board_and_a_learner_with_next_to_nothing_neither_crash_nor_lose_u
     broker = start_broker(address.port)
     with FleetEars(address, fleet=fleet_name) as ears, broker as first:
         with monkeypatch.context() as patch:
-            patch.setenv("LD_PRELOAD", str(slow_card(tmp_path, flush_s=FLUSH_S)))
+            patch.setenv("LD_PRELOAD", str(slow_card(tmp_path, flush_s=flush_s)))
             learning = learner(tmp_path, address, fleet_name, *ROBOT)
-            acting = board(tmp_path, address, fleet_name, "b1", *NARROW_BOARD)
+            acting = board(tmp_path, address, fleet_name, "b1", *NARROW_BOARD, "--outbox-bytes", str(outbox_bytes))
         with learning, acting, memory_limit(acting.process.pid, MEMORY_BYTES) as limited_by:
             record_property("memory limited by", limited_by)
             for program in (learning, acting):
                 narrow(program.process.pid, files=FILES)
             wait_until(lambda: run_of(ears).acked > 20, timeout_s=120, what="the first acks")
-            workers = acting.children()
+            workers = acting.children("edge_actor.worker")
 
             first.process.kill()
-            time.sleep(OUTAGE_S)  # the fault's length, not a wait for anything
+            time.sleep(outage_s)  # the fault's length, not a wait for anything
             with start_broker(address.port):
                 wait_until(lambda: run_of(ears).dropped, timeout_s=120, what="the board's word after the outage")
                 told, run = ears.telemetry["b1"], run_of(ears)
                 # The outbox is bounded and says what it dropped; the card was written, and the control loop went on.
                 assert run.dropped["outbox_full"] > 0
-                assert told.health.outbox_bytes <= OUTBOX_BYTES
+                assert told.health.outbox_bytes <= outbox_bytes
                 assert told.counters["windows_spilled"] > 0
-                assert told.counters["deadline_misses"] < 0.5 * told.counters["ticks"]
+                assert told.counters.get("deadline_misses", 0) < 0.5 * told.counters["ticks"]
                 wait_until(lambda: run_of(ears).acked > run.acked + 50, timeout_s=120, what="more acks")
                 assert acting.process.poll() is None
-                assert acting.children() == workers
+                assert acting.children("edge_actor.worker") == workers
                 ears.pause(["b1"])
                 wait_until(lambda: run_of(ears).in_outbox == 0, timeout_s=120, what="an empty outbox")
                 learning.process.terminate()

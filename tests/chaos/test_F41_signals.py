@@ -116,11 +116,12 @@ def test_F41_a_board_ends_as_its_status_says_and_leaves_no_worker(
     with learner(tmp_path, mosquitto.address, fleet_name):
         with board(tmp_path, mosquitto.address, fleet_name, "b1", "--workers", "2") as acting:
             wait_until(lambda: watcher.steps() > 500, timeout_s=90, what="a board that acts")
-            workers = descendants(acting.process.pid)
-            assert len(workers) == 2
+            assert len(acting.children("edge_actor.worker")) == 2
+            below = descendants(acting.process.pid)
+            assert len(below) == 3  # and the checker
             code = end_with(acting, *signals)
             assert code == (-signal.SIGKILL if state == "lost" else ExitCode.OK)
-            wait_until(lambda: all(map(is_gone, workers)), timeout_s=60, what="the end of the workers")
+            wait_until(lambda: all(map(is_gone, below)), timeout_s=60, what="the end of its processes")
         wait_until(
             lambda: (seen := watcher.b1()) is not None and seen.state == state, timeout_s=60, what=f"status {state}"
         )
@@ -159,13 +160,13 @@ def test_F41_a_worker_that_is_ended_is_replaced_or_minds_nothing(
         board(tmp_path, mosquitto.address, fleet_name, "b1") as acting,
     ):
         wait_until(lambda: watcher.steps() > 500, timeout_s=90, what="a board that acts")
-        (worker,) = acting.children()
+        (worker,) = acting.children("edge_actor.worker")
         os.kill(worker, number)
         if number != signal.SIGINT:  # Ctrl-C in a terminal reaches workers too; their supervisor ends them in order
             wait_until(lambda: is_gone(worker), timeout_s=60, what="the worker's end")
         before = watcher.steps()
         wait_until(lambda: watcher.steps() > before + 500, timeout_s=60, what="further steps")
-        assert (acting.children() == [worker]) == (number == signal.SIGINT)
+        assert (acting.children("edge_actor.worker") == [worker]) == (number == signal.SIGINT)
         assert "Traceback" not in acting.said()
 
 
@@ -256,8 +257,8 @@ def test_F41_a_demo_leaves_no_process(signals: list[signal.Signals], tmp_path: P
             command, stdout=log, stderr=log, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}
         )
     try:
-        # A broker, a learner, two boards, and a worker of each.
-        wait_until(lambda: len(descendants(process.pid)) >= 6, timeout_s=120, what="the whole demo")
+        # A broker, a learner, two boards, and a worker and a checker of each.
+        wait_until(lambda: len(descendants(process.pid)) >= 8, timeout_s=120, what="the whole demo")
         below = descendants(process.pid)
         for number in signals:
             process.send_signal(number)

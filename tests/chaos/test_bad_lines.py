@@ -26,6 +26,7 @@ def fleet(tmp_path: Path, mosquitto: RunningBroker, fleet_name: str, wait_until:
     return FleetOnALine(tmp_path, mosquitto, fleet_name, wait_until, run=WAITING)
 
 
+@pytest.mark.thorough
 def test_F21_over_half_a_second_each_way_windows_flow_above_the_floor(fleet: FleetOnALine, wait_until: WaitUntil):
     measured_s = 20.0
     with fleet:
@@ -69,6 +70,7 @@ def test_F21_connections_that_are_cut_in_the_middle_of_a_message_cost_nothing(
     assert not any(windows["dropped"].values())
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_F21_connections_that_go_silent_are_given_up_and_made_anew(fleet: FleetOnALine, wait_until: WaitUntil):
     with fleet:

@@ -171,7 +171,9 @@ def test_F6_valid_frames_of_unsound_policies_are_refused_by_the_checker_with_a_r
     assert "Traceback" not in agent.said()
 
 
-@pytest.mark.parametrize(("action", "reason"), [(SEGFAULT, "crash"), (SPIN, "hang"), (SLEEP, "hang")])
+@pytest.mark.parametrize(
+    ("action", "reason"), [(SEGFAULT, "crash"), (SPIN, "hang"), pytest.param(SLEEP, "hang", marks=pytest.mark.thorough)]
+)
 def test_F7_a_policy_that_the_checker_dies_of_is_refused_and_its_hash_is_never_tried_again(
     teacher: Teacher, hook: Hook, action: str, reason: str
 ):

@@ -46,6 +46,10 @@ def test_F20_windows_and_acks_that_are_lost_doubled_redelivered_and_late_are_lea
                 what="faults of each kind",
             )
             is_good.set()  # no ack is lost any more: all that is learned is told, at the latest when it is sent again
+            proxy.cut()  # which is at once on a new connection, and may be half a minute later on the old one
+            wait_until(
+                lambda: accounts.counter("reconnects") >= 2, timeout_s=120, what="both boards on new connections"
+            )
             wait_until(lambda: not accounts.has_holes(), timeout_s=120, what="what was lost")
         assert "Traceback" not in learning.said()
         windows = accounts.close(tmp_path, wait_until, *CLOCKED)["trajectories"]

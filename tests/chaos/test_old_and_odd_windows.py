@@ -86,7 +86,8 @@ def test_F24_windows_beyond_the_lag_of_unknown_versions_or_without_logits_are_co
     assert report["env_steps"] == windows["learned"] * RUN_STEPS
     (of_the_odd,) = [boot for boot in saved.ledger.state()["boots"] if boot["board_id"] == "odd"]
     assert not of_the_odd["learned"]
-    assert report["policy_lag"]["max"] < 40  # of what was learned: nothing of b2's from before it was cut off
+    # A window that begins under the policy from before the cut and ends under the current one is current: few are.
+    assert report["policy_lag"]["p95"] <= 20
 
 
 def test_F16_a_board_that_was_away_for_fifty_versions_jumps_to_the_current_one(

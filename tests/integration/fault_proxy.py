@@ -108,8 +108,15 @@ class FaultProxy:
         if self._failure is not None and kind is None:
             raise self._failure
 
+    def cut(self) -> None:
+        """End all connections; new ones are welcome."""
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(5)
+
     async def _stop(self) -> None:
         self._server.close()
+        await self._cut()
+
+    async def _cut(self) -> None:
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from edge_actor.board_files import BoardFiles
+from edge_actor.board_memory import BoardMemory
 from edge_actor.frame_gate import FrameGate
+from edge_actor.policy_shelf import HeldPolicy
 from fleet_manager.key_folder import KeyFolder
+from fleet_protocol.codec import encode
 from fleet_protocol.keys import PrivateKey
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.signing import FrameRefused, Signer, seal_frame
 
 
@@ -24,25 +28,40 @@ class Board:
         self.begin()
 
     def begin(self, *, keep_every_s: float = 3600.0) -> None:
+        files = BoardFiles(self.state, count=lambda name, _: self.counters.update([name]))
         self.gate = FrameGate(
             str(self.keys / "root.pub"),
             fleet="f",
             clock_floor_s=0.0,
             is_loopback=True,
-            files=BoardFiles(self.state, count=lambda name, _: self.counters.update([name])),
+            files=files,
             keep_every_s=keep_every_s,
         )
+        self.memory = BoardMemory(files, self.gate, keep_policy_every_s=0.0)
 
-    def frame(self, kind: str, version: int) -> bytes:
+    def frame(self, kind: str, version: int, body: bytes = b"body") -> bytes:
         signer = Signer(PrivateKey.load(self.keys / "learner.key"), (self.keys / "keyring").read_bytes())
         target = "b1" if kind == "command" else "all"
-        return seal_frame(b"body", kind=kind, version=version, run_id="r", target=target, signer=signer)
+        return seal_frame(body, kind=kind, version=version, run_id="r", target=target, signer=signer)
 
     def take(self, kind: str, version: int) -> None:
         target = "b1" if kind == "command" else "all"
         header, _ = self.gate.open(self.frame(kind, version), kind=kind, target=target)
         self.gate.note(header)
         self.gate.keep()
+
+    def keep_run(self, version: int) -> None:
+        run = RunSpec(run_id="r", generation=version, env_id="CartPole-v1", unroll_length=8)
+        self.memory.keep_run(self.frame("run", version, encode(run)))
+
+    def recalled(self) -> list[int]:
+        """The versions that a start would find."""
+        recalled = self.memory.recall()
+        return [policy.version for policy in recalled[1]] if recalled else []
+
+    def keep_policy(self, version: int) -> None:
+        frame = self.frame("policy", version)
+        self.memory.keep_policy(HeldPolicy(*self.gate.open(frame, kind="policy", target="all"), frame))
 
     def refusal(self, kind: str, version: int) -> str:
         with pytest.raises(FrameRefused) as refused:
@@ -118,3 +137,17 @@ def test_a_disk_that_takes_nothing_is_counted(board: Board):
     assert board.counters["state_unwritable"] == 1
     assert board.refusal("run", 9) == "rollback"  # in memory it holds
     assert stat.S_ISREG(board.state.stat().st_mode)
+
+
+def test_a_policy_of_another_root_is_not_kept_as_the_one_before(board: Board):
+    board.keep_run(1)
+    for version in (1, 2):
+        board.keep_policy(version)
+    assert board.recalled() == [2, 1]
+    KeyFolder(board.keys).rotate_root(days=1.0)
+    board.keep_run(2)
+    board.keep_policy(3)
+    assert board.recalled() == [3]
+    board.keep_policy(4)
+    assert board.recalled() == [4, 3]
+    assert not board.counters

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet_protocol.audit import AuditLog
+from fleet_protocol.audit import AuditLog, AuditUnwritable
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 WITHOUT_TRIGGERS = "DROP TRIGGER no_change; DROP TRIGGER no_deletion; DROP TRIGGER no_replacement;"
@@ -135,4 +135,11 @@ def test_what_is_no_audit_is_left_alone(tmp_path: Path, content: bytes | None):
         with pytest.raises(ProgramError) as refused:
             call()
         assert refused.value.exit_code == ExitCode.STATE_UNUSABLE
+        assert not isinstance(refused.value, AuditUnwritable)
     assert path.read_bytes() == before
+
+
+def test_a_place_that_takes_no_file_is_told_from_a_file_that_is_none_of_ours(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(AuditUnwritable):
+        AuditLog(tmp_path / "file" / "audit.db").append("x")
