@@ -37,6 +37,10 @@ class ActionHead(Protocol):
         """Mean KL(mu || pi) of two sets of parameters, a scalar in nats."""
         ...
 
+    def outputs(self, params: Tensor) -> dict[str, Tensor]:
+        """The parameters by the names that policy files give them."""
+        ...
+
     def largest_logit(self, params: Tensor) -> float:
         """Largest difference of a logit to the first of its branch; 0 for continuous actions."""
         ...
@@ -75,6 +79,10 @@ class CategoricalHead:
         pairs = zip(behavior.split(self._sizes, dim=-1), target.split(self._sizes, dim=-1), strict=True)
         return _sum(kl_divergence_categorical(*pair) for pair in pairs)
 
+    def outputs(self, params: Tensor) -> dict[str, Tensor]:
+        """All branches in one."""
+        return {"logits": params}
+
     def largest_logit(self, params: Tensor) -> float:
         """Over all branches."""
         return max(float((logits - logits[..., :1]).abs().max()) for logits in params.split(self._sizes, dim=-1))
@@ -98,6 +106,11 @@ class GaussianHead:
     def divergence(self, behavior: Tensor, target: Tensor) -> Tensor:
         """Of the two Gaussians."""
         return kl_divergence_gaussian(*behavior.chunk(2, dim=-1), *target.chunk(2, dim=-1))
+
+    def outputs(self, params: Tensor) -> dict[str, Tensor]:
+        """Means and log standard deviations."""
+        mean, log_std = params.chunk(2, dim=-1)
+        return {"mean": mean, "log_std": log_std}
 
     def largest_logit(self, params: Tensor) -> float:
         """There are none."""

@@ -26,6 +26,7 @@ class StateFolder:
 
     Args:
         path: Made if missing.
+        is_only_read: Nothing is made or written, and nothing must be.
 
     Attributes:
         refusals: How often the disk has refused a file.
@@ -34,12 +35,14 @@ class StateFolder:
         ProgramError: It cannot be made or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_only_read: bool = False) -> None:
         self.refusals = 0
         self._troubles: dict[Path, str] = {}
         self._checkpoint = path / "checkpoint.pt"
         self._versions = path / "versions"
         self._path = path
+        if is_only_read:
+            return
         try:
             make_folder(path)
             write_whole(path / ".writable", b"\n")  # not empty: a full disk takes a name, but no content

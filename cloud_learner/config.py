@@ -14,6 +14,15 @@ SIGNED_KINDS: Final = ("run", "policy", "command")
 """What a learner's key must be allowed to sign."""
 
 
+class Architecture(Struct, frozen=True, kw_only=True):
+    """What a network is made of, beside the spaces; a checkpoint says it, so that its weights can be read alone."""
+
+    network: NetworkKind = "auto"
+    hidden_sizes: tuple[int, ...] = ()
+    memory: MemoryKind = "none"
+    memory_size: int = 128
+
+
 class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every field has a default that learns CartPole-v1."""
 
@@ -59,8 +68,10 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Windows older than this are dropped on the board."""
     max_policy_lag: Positive = 64
     """Windows whose newest step is further behind than this are refused, in versions."""
-    precision: str = "int8-dynamic"
-    """Compression recipe of published policies: float32, float16, int8-dynamic, int8 or int8-full."""
+    recipe: str = "int8-dynamic"
+    """How policies are compressed, e.g. int8-dynamic or distill(64,64)+prune(0.5)+qat+int8-dynamic."""
+    max_compression_kl: Annotated[float, Meta(gt=0.0)] = 0.1
+    """A compressed policy that is further (mean KL, nats) from what was learned is not published, but a humbler one."""
     frame_stack: Annotated[int, Meta(ge=1, le=16)] = 1
     """So many observations, the newest last, make what the policy sees."""
     control_hz: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
@@ -117,3 +128,13 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """auto, cpu, cuda or cuda:N."""
     threads: Positive = 1
     """torch's threads; small networks gain nothing from more."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the network is to be made of."""
+        return Architecture(
+            network=self.network,
+            hidden_sizes=tuple(self.hidden_sizes),
+            memory=self.memory,
+            memory_size=self.memory_size,
+        )

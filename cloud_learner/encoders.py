@@ -112,8 +112,9 @@ def _convolution(inputs: int, outputs: int, *, window: int, stride: int = 1, pad
 
 def _residual(channels: int) -> ResidualBlock:
     block = ResidualBlock(channels)
-    _initialised(block.first)
-    _initialised(block.second)
+    for layer in (block.first, block.second):
+        assert isinstance(layer, nn.Conv2d)  # noqa: S101 - nothing rounds in a new block
+        _initialised(layer)
     return block
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_learner.algorithms.algorithm import Algorithm
-from cloud_learner.algorithms.impala import Impala
+from cloud_learner.algorithms.making import make_algorithm, restore
+from cloud_learner.apprentice import Apprentice
 from cloud_learner.awakening import Awakening
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
@@ -27,8 +29,9 @@ from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
-from cloud_learner.networks import ActorCritic, state_size
-from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
+from cloud_learner.networks import state_size
+from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
+from cloud_learner.policy_publisher import PolicyPublisher
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
 from cloud_learner.saved_run import SavedRun
@@ -37,7 +40,7 @@ from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import EvaluationResult, RunSpec
-from fleet_protocol.spaces import BoxSpec, branches
+from fleet_protocol.spaces import branches
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
@@ -102,9 +105,11 @@ class Learner:
         self._state: RunState = "waiting"
         self._branches: tuple[int, ...] = ()
         self._calibration: NDArray[Any] | None = None
+        self._apprentice: Apprentice | None = None
 
     def lead(self, state: StateFolder, versions: VersionCounter, should_stop: Callable[[], bool]) -> RunResult:
         """Announce, wait for a board, learn, settle, report."""
+        settings = self._settings
         self._base_version = versions.current
         with Intake(
             self._run,
@@ -121,7 +126,12 @@ class Learner:
             spaces = self._wait_for_spaces(intake, should_stop)
             evaluation = None
             if spaces is not None:
-                algorithm = self._make_algorithm(spaces, state)
+                algorithm = make_algorithm(settings, spaces, frame_stack=self._run.frame_stack, device=self._device)
+                if self._saved is not None:
+                    restore(algorithm, self._saved, state)
+                self._branches = branches(spaces[1])
+                if self._recipe.needs_training:
+                    self._apprentice = Apprentice(self._recipe, self._branches, floor=settings.max_compression_kl)
                 with self._make_publisher(versions, spaces) as self._publisher:
                     self._learn(algorithm, self._publisher, state, intake, should_stop)
                     evaluation = self._settle(algorithm, self._publisher, state, interrupted=should_stop())
@@ -147,6 +157,8 @@ class Learner:
             publisher.raise_failure()
             if self._awakening is not None:
                 self._awakening.ask()
+            if self._apprentice is not None:
+                self._apprentice.practise(lambda: len(self._windows) > 0, wait_s=_IDLE_WAIT_S)
             self._update(algorithm)
             self._offer_policy(algorithm, publisher)
             self._beat()
@@ -161,13 +173,15 @@ class Learner:
         started = time.monotonic()
         batch = make_batch([window.trajectory for window in windows], self._device, self._branches)
         report = algorithm.update(batch)
-        if self._recipe.needs_calibration:
-            self._calibration = recent_observations(batch)
+        self._calibration = recent_observations(batch)
         for window in windows:
             self._ledger.mark_learned(window.boot, window.seq)
         self._link.send_acks([(window.boot, window.seq) for window in windows])
         self._progress.note_update(windows, batch, report, version=self._version, seconds=time.monotonic() - started)
         self._unpublished += 1
+        if self._apprentice is not None:
+            taught = partial(algorithm.policy_graph, with_value=True)
+            self._apprentice.attend(algorithm.lesson(), taught, update_s=time.monotonic() - started)
 
     def _offer_policy(self, algorithm: Algorithm, publisher: PolicyPublisher) -> None:
         settings, now = self._settings, time.monotonic()
@@ -234,41 +248,23 @@ class Learner:
             self._book.wait_for(lambda: self._book.spaces is not None, _IDLE_WAIT_S)
         return self._book.spaces
 
-    def _make_algorithm(self, spaces: Spaces, state: StateFolder) -> Algorithm:
-        settings = self._settings
-        torch.manual_seed(settings.seed)  # weights only: all other randomness is the boards'
-        network = ActorCritic(
-            *spaces,
-            settings.hidden_sizes,
-            network=settings.network,
-            memory=settings.memory,
-            memory_size=settings.memory_size,
-            frame_stack=self._run.frame_stack,
-        )
-        algorithm = Impala(network.to(self._device), settings)
-        if self._saved is not None:
-            try:
-                algorithm.load_state_dict(self._saved.algorithm)
-            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise state.unfit("holds another network than network, hidden_sizes and memory say", error) from error
-        self._branches = branches(spaces[1])
-        return algorithm
-
     def _snapshot(self, algorithm: Algorithm) -> Snapshot:
-        newest = self._progress.newest
-        return Snapshot(algorithm.policy_graph(), newest.largest_logit if newest else 0.0, self._calibration)
+        newest, graph = self._progress.newest, algorithm.policy_graph()
+        student = None if self._apprentice is None else self._apprentice.fit(graph)
+        return Snapshot(graph, newest.largest_logit if newest else 0.0, self._calibration, student)
 
     def _make_publisher(self, versions: VersionCounter, spaces: Spaces) -> PolicyPublisher:
         return PolicyPublisher(
             self._link.publish_policy,
             versions=versions,
-            run_id=self._run.run_id,
-            group=self._run.group,
-            recipe=self._recipe,
-            head="gaussian" if isinstance(spaces[1], BoxSpec) else "categorical",
-            spaces=spaces,
-            frame_stack=self._run.frame_stack,
-            has_old_runtime=lambda: self._book.has_runtime(_OLD_RUNTIME),
+            run=self._run,
+            compressor=PolicyCompressor(
+                self._recipe,
+                run=self._run,
+                spaces=spaces,
+                has_old_runtime=lambda: self._book.has_runtime(_OLD_RUNTIME),
+                floor=self._settings.max_compression_kl,
+            ),
             max_bytes_per_s=self._settings.max_publish_bytes_per_s,
             signer=self._link.signer,
         )
@@ -292,6 +288,7 @@ class Learner:
             algorithm=algorithm.state_dict(),
             ledger=self._ledger,
             progress=self._progress.state(),
+            architecture=self._settings.architecture,
         )
         with suppress(StateUnwritable):  # the folder has warned; the heartbeat says so, and the next try comes
             saved.save(state)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cloud_learner.action_head import make_action_head
-from cloud_learner.config import MemoryKind, NetworkKind
+from cloud_learner.config import Architecture, MemoryKind, NetworkKind
 from cloud_learner.encoders import IMAGE_AXES, linear, make_encoder
 from cloud_learner.normalisation import ObservationNormaliser, PixelScaler
 from compressor import Layer, PolicyGraph
@@ -91,6 +91,18 @@ class ActorCritic(nn.Module):
         if self.action_head.kind == "gaussian":
             self.log_std = nn.Parameter(torch.zeros(head_size(action)))
 
+    @classmethod
+    def of(cls, architecture: Architecture, spaces: tuple[BoxSpec, SpaceSpec], *, frame_stack: int) -> "ActorCritic":
+        """The network of a run; errors as those of the class."""
+        return cls(
+            *spaces,
+            architecture.hidden_sizes,
+            network=architecture.network,
+            memory=architecture.memory,
+            memory_size=architecture.memory_size,
+            frame_stack=frame_stack,
+        )
+
     def forward(
         self, observations: Tensor, state: Tensor | None = None, is_first: Tensor | None = None
     ) -> PolicyOutput:
@@ -113,8 +125,8 @@ class ActorCritic(nn.Module):
             params = torch.cat([params, log_std], dim=-1)
         return PolicyOutput(params, self.value_head(value_features).squeeze(-1), states)
 
-    def to_graph(self) -> PolicyGraph:
-        """The policy alone, in numpy: a copy that later updates do not touch."""
+    def to_graph(self, *, with_value: bool = False) -> PolicyGraph:
+        """The policy in numpy, a copy that later updates do not touch; its value too, if a student is to learn it."""
         heads = {"logits": export_layer(self.policy_head)}
         if self.action_head.kind == "gaussian":
             log_std = self.log_std.detach().clamp(*_LOG_STD_RANGE)
@@ -122,9 +134,12 @@ class ActorCritic(nn.Module):
             heads = {"mean": export_layer(self.policy_head), "log_std": Layer(zeros, as_numpy(log_std))}
         normaliser = self.normaliser
         is_vector = isinstance(normaliser, ObservationNormaliser)
+        own_tower = self.value_tower if with_value else None
         return PolicyGraph(
             torso=export_tower(self.policy_tower),
             heads=heads,
+            value_head=export_layer(self.value_head) if with_value else None,
+            value_torso=None if own_tower is None else export_tower(own_tower),
             memory=None if self.memory is None else export_memory(self.memory),
             image_shape=None if is_vector else self._shape,  # type: ignore[arg-type]
             observation_shift=as_numpy(normaliser.shift) if is_vector else None,

@@ -56,7 +56,7 @@ def make_report(
         "episodes": progress.episodes,
         "learner_updates": progress.updates,
         "return_mean_100": progress.return_mean_100,
-        "precision": settings.precision,
+        "recipe": settings.recipe,
         "corrector": "vtrace",
         "evaluation": _evaluation(evaluation),
         "policies": {
@@ -64,6 +64,8 @@ def make_report(
             "bytes": publisher.model_bytes if publisher else 0,
             "export_ms": percentiles(publisher.export_ms if publisher else LatencySketch()),
             "publish_to_act_ms": percentiles(merged_sketch(every_boot, "publish_to_act_ms")),
+            "stand_ins": publisher.compressor.stand_ins if publisher else 0,
+            "kl": publisher.compressor.divergence if publisher else None,
         },
         "trajectories": {
             "produced": totals.produced,

@@ -39,7 +39,7 @@ def learn(settings: LearnerSettings, *, should_stop: Callable[[], bool]) -> RunR
         ProgramError: No broker, an unusable state folder, or settings that do not fit together.
     """
     address = broker_address(settings)
-    recipe = _parse_recipe(settings.precision)
+    recipe = _parse_recipe(settings.recipe)
     settings = _checked(settings)
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
@@ -77,15 +77,15 @@ def _parse_recipe(text: str) -> CompressionRecipe:
     try:
         return CompressionRecipe.parse(text)
     except RecipeError as error:
-        raise ProgramError(ExitCode.CONFIG, f"precision: {error}") from error
+        raise ProgramError(ExitCode.CONFIG, f"recipe: {error}") from error
 
 
 def _checked(settings: LearnerSettings) -> LearnerSettings:
     """What was set, with what follows from it; settings that contradict each other are refused."""
     if settings.clip_rho_threshold < settings.clip_c_threshold:
         raise ProgramError(ExitCode.CONFIG, "clip_rho_threshold must not be below clip_c_threshold (V-trace)")
-    if settings.precision == Precision.INT8_FULL and settings.memory != "none":
-        raise ProgramError(ExitCode.CONFIG, "precision int8-full has no memory; use int8 or int8-dynamic with it")
+    if _parse_recipe(settings.recipe).precision is Precision.INT8_FULL and settings.memory != "none":
+        raise ProgramError(ExitCode.CONFIG, "recipe: int8-full has no memory; use int8 or int8-dynamic with it")
     if not settings.control_hz:
         return settings
     defaults = LearnerSettings()

@@ -8,6 +8,7 @@ from msgspec import convert, to_builtins
 
 from cloud_learner.board_book import Spaces
 from cloud_learner.checkpoints import StateFolder
+from cloud_learner.config import Architecture
 from cloud_learner.delivery_ledger import DeliveryLedger
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
@@ -28,6 +29,7 @@ class SavedRun:
         algorithm: What `Algorithm.state_dict` gave.
         ledger: Marks of finished windows.
         progress: Totals of `Progress.state`.
+        architecture: What the network is made of; None where an earlier EdgeRL has not said it.
     """
 
     run: RunSpec
@@ -36,6 +38,7 @@ class SavedRun:
     algorithm: dict[str, Any]
     ledger: DeliveryLedger
     progress: dict[str, Any]
+    architecture: Architecture | None = None
 
     def save(self, state: StateFolder) -> None:
         """Replace the checkpoint.
@@ -52,6 +55,7 @@ class SavedRun:
                 "algorithm": self.algorithm,
                 "ledger": self.ledger.state(),
                 "progress": self.progress,
+                "architecture": to_builtins(self.architecture),
             }
         )
 
@@ -76,6 +80,7 @@ class SavedRun:
                 algorithm=convert(saved["algorithm"], dict[str, Any]),
                 ledger=DeliveryLedger.from_state(saved["ledger"]),
                 progress={name: convert(saved["progress"][name], int) for name in _TOTALS},
+                architecture=convert(saved.get("architecture"), Architecture | None),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, msgspec.MsgspecError) as error:
             raise state.unfit("holds no run of this version of EdgeRL", error) from error

@@ -4,7 +4,8 @@ Read `compressor.pipeline` first.
 """
 
 from compressor.calibration import CalibrationError
-from compressor.fidelity import FidelityReport, HeadError, MissingRuntimeError, measure_fidelity
+from compressor.divergence import HeadError
+from compressor.fidelity import FidelityReport, measure_fidelity
 from compressor.layer import (
     Activation,
     Block,
@@ -21,6 +22,7 @@ from compressor.memory import Gru, Lstm, Memory
 from compressor.pipeline import CompressedPolicy, compress
 from compressor.policy_graph import OBSERVATION_CLIP, Observations, PolicyGraph
 from compressor.recipe import CompressionRecipe, Precision, RecipeError, WeightScales
+from compressor.run_file import MissingRuntimeError
 
 __all__ = [
     "OBSERVATION_CLIP",

@@ -5,7 +5,7 @@ The learner builds a `PolicyGraph` from its networks, `compressor.pipeline` writ
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,10 @@ class PolicyGraph:
     def state_size(self) -> int:
         """The number of values in the memory's state; 0 without a memory."""
         return 0 if self.memory is None else self.memory.state_size
+
+    def without_value(self) -> "PolicyGraph":
+        """The same policy as boards need it."""
+        return replace(self, value_head=None, value_torso=None)
 
     def named_heads(self) -> Iterator[tuple[str, Layer]]:
         """Yield each head that reads the features, `value` where it has no tower of its own."""

@@ -125,7 +125,7 @@ class _Plan:
     ) -> Iterator[nn.Module]:
         if isinstance(block, Residual | Relu):
             raise UnsupportedPolicyError(
-                f"{name} is a residual block, which cannot learn static int8: use qat with int8-dynamic, or int8 without"
+                f"{name} is a residual block, which cannot learn static int8: use qat with int8-dynamic, or none"
             )
         yield module
         if not isinstance(block, Layer | Convolution):

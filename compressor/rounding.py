@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from compressor.calibration import Range
 from compressor.quantization import LARGEST_INT8, SMALLEST_INT8, SMALLEST_SCALE
 
+_SMALLEST_SCALE: Final = float(SMALLEST_SCALE)
 _STEPS: Final = LARGEST_INT8 - SMALLEST_INT8
 _IMAGE_RANK: Final = 4
 _MOMENTUM: Final = 0.02
@@ -36,7 +37,7 @@ class WeightRounding(nn.Module):
         largest = weight.detach().abs().flatten(1).amax(dim=1)
         if self._is_per_tensor:
             largest = largest.amax().expand_as(largest)
-        scale = (largest / LARGEST_INT8).clamp_min(SMALLEST_SCALE).reshape(-1, *[1] * (weight.ndim - 1))
+        scale = (largest / LARGEST_INT8).clamp_min(_SMALLEST_SCALE).reshape(-1, *[1] * (weight.ndim - 1))
         return _straight_through(weight, (weight / scale).round() * scale)
 
 
@@ -47,7 +48,8 @@ class DynamicRounding(nn.Module):
         """Round vectors `[..., F]` or images `[N, C, H, W]`."""
         axes = (1, 2, 3) if inputs.ndim == _IMAGE_RANK else (-1,)
         known = inputs.detach()
-        return _on_grid(inputs, known.amin(axes, keepdim=True).clamp_max(0), known.amax(axes, keepdim=True).clamp_min(0))
+        low, high = known.amin(axes, keepdim=True), known.amax(axes, keepdim=True)
+        return _on_grid(inputs, low.clamp_max(0), high.clamp_min(0))
 
 
 class StaticRounding(nn.Module):
@@ -103,7 +105,7 @@ def round_weight(layer: nn.Module, *, name: str = "weight", is_per_tensor: bool 
 def _on_grid(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Values on the grid of a range with 0.0 on it, as `quantization.quantize_activation` makes it."""
     step = (high - low) / _STEPS
-    scale = torch.where(step > SMALLEST_SCALE, step, 1 / _STEPS)
+    scale = torch.where(step > _SMALLEST_SCALE, step, 1 / _STEPS)
     zero_point = (SMALLEST_INT8 - low / scale).round()
     integers = (values / scale + zero_point).clamp(SMALLEST_INT8, LARGEST_INT8)  # cut off: no gradient from beyond
     return (_straight_through(integers, integers.round()) - zero_point) * scale

@@ -51,8 +51,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or channels
-        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.second = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.first: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.second: nn.Module = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Apply the block to images `[N, C, H, W]`."""

@@ -26,7 +26,7 @@ from compressor.layer import (
 )
 from compressor.memory import Gru, Lstm, Memory
 from compressor.policy_graph import LARGEST_PIXEL, OBSERVATION_CLIP, PolicyGraph
-from compressor.rounding import DynamicRounding, StaticRounding, TanhRounding
+from compressor.rounding import ROUNDINGS
 from compressor.torch_modules import FlattenChannelsLast, RecurrentMemory, ResidualBlock, SamePool
 from compressor.tower import Tower
 
@@ -49,6 +49,9 @@ class TorchPolicy(nn.Module):
     Raises:
         UnsupportedPolicyError: A pool of another kind than torch has here.
     """
+
+    observation_shift: Tensor | None
+    observation_scale: Tensor | None
 
     def __init__(self, graph: PolicyGraph) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class TorchPolicy(nn.Module):
         """What the first block sees: float32 `[N, D]`, or `[N, C, H, W]`."""
         if self.graph.image_shape is not None:
             return observations.float().div(LARGEST_PIXEL).permute(0, 3, 1, 2)
-        if self.observation_shift is None:
+        if self.observation_shift is None or self.observation_scale is None:
             return observations
         return ((observations - self.observation_shift) * self.observation_scale).clamp(
             -OBSERVATION_CLIP, OBSERVATION_CLIP
@@ -111,6 +114,8 @@ class TorchPolicy(nn.Module):
             memory=None if self.memory is None else export_memory(self.memory),
             heads={name: export_layer(layer_in(head)) for name, head in self.heads.items()},
             value_head=None if self.value is None else export_layer(layer_in(self.value)),
+            observation_shift=None if self.observation_shift is None else as_numpy(self.observation_shift),
+            observation_scale=None if self.observation_scale is None else as_numpy(self.observation_scale),
         )
 
 
@@ -196,26 +201,27 @@ def export_tower(tower: nn.Sequential) -> tuple[Block, ...]:
     """
     blocks: list[Block] = []
     for index, module in enumerate(tower):
-        match module:
-            case nn.Tanh() | nn.ReLU():
-                blocks[-1:] = _activated(blocks[-1], "tanh" if isinstance(module, nn.Tanh) else "relu")
-            case nn.Linear():
-                blocks.append(export_layer(module))
-            case nn.Conv2d():
-                blocks.append(_export_convolution(module))
-            case DynamicRounding() | StaticRounding() | TanhRounding():
-                continue  # the file rounds by itself
-            case SamePool():
-                blocks.append(MaxPool(size=module.size, stride=module.stride))
-            case ResidualBlock():
-                blocks.append(Residual(*(_export_convolution(layer_in(part)) for part in (module.first, module.second))))
-            case FlattenChannelsLast():
-                blocks.append(Flatten())
-            case _:
-                raise UnsupportedPolicyError(
-                    f"module {index} is a {type(module).__name__}, which no block is made from"
-                )
+        if isinstance(module, nn.Tanh | nn.ReLU):
+            blocks[-1:] = _activated(blocks[-1], "tanh" if isinstance(module, nn.Tanh) else "relu")
+        elif not isinstance(module, ROUNDINGS):  # the file rounds by itself
+            blocks.append(_export_block(index, module))
     return tuple(blocks)
+
+
+def _export_block(index: int, module: nn.Module) -> Block:
+    match module:
+        case nn.Linear():
+            return export_layer(module)
+        case nn.Conv2d():
+            return _export_convolution(module)
+        case SamePool():
+            return MaxPool(size=module.size, stride=module.stride)
+        case ResidualBlock():
+            return Residual(*(_export_convolution(layer_in(part)) for part in (module.first, module.second)))
+        case FlattenChannelsLast():
+            return Flatten()
+        case _:
+            raise UnsupportedPolicyError(f"module {index} is a {type(module).__name__}, which no block is made from")
 
 
 def layer_in(module: nn.Module) -> Any:  # noqa: ANN401 - a layer, of the kind that was there

@@ -83,7 +83,7 @@ class PolicyInspection:
         """
         steps = recipe.split("+")
         largest = min((_LARGEST_FLOAT_WEIGHT.get(step, _ANY) for step in steps), default=_ANY)
-        kept = next((step[len(_KEEP) : -1].split(",") for step in steps if step.startswith(_KEEP)), [])
+        kept = [block for step in steps if step.startswith(_KEEP) for block in step[len(_KEEP) : -1].split(",")]
         for tensor in self._weights:
             is_kept = any(tensor.name.startswith(f"{block}.") for block in kept)
             if tensor.kind == "float32" and tensor.elements > largest and not is_kept:

@@ -18,6 +18,7 @@ from rich.table import Table
 from edgerl.audit_commands import audit_app
 from edgerl.chaos_command import chaos
 from edgerl.command_command import command
+from edgerl.compress_command import compress
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -42,6 +43,7 @@ app.command("command")(command)
 add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
 app.command()(chaos)
+app.command()(compress)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cloud_learner.batching import Batch
+from compressor.distillation import Lesson
 from compressor.policy_graph import PolicyGraph
 
 
@@ -39,8 +40,12 @@ class Algorithm(Protocol):
         """Learn from a batch."""
         ...
 
-    def policy_graph(self) -> PolicyGraph:
-        """A copy of the policy as it is now."""
+    def policy_graph(self, *, with_value: bool = False) -> PolicyGraph:
+        """A copy of the policy as it is now, with its value for a student to learn, or without."""
+        ...
+
+    def lesson(self) -> Lesson:
+        """What the newest batch teaches a student: what the network said of it before it learned from it."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cloud_learner.losses import clipped_surrogate_loss, value_loss
 from cloud_learner.networks import ActorCritic, PolicyOutput
 from cloud_learner.normalisation import RewardScaler
 from compressor import PolicyGraph
+from compressor.distillation import Lesson
 from corrector import (
     VTraceReturns,
     clip_share,
@@ -39,6 +40,7 @@ class Impala:
         self._settings = settings
         self._reward_scaler = RewardScaler(settings.gamma).to(next(network.parameters()).device)
         self._optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=1e-5)
+        self._newest: tuple[Batch, PolicyOutput] | None = None
 
     def update(self, batch: Batch) -> UpdateReport:
         """Correct the batch once, then descend several times."""
@@ -47,6 +49,7 @@ class Impala:
         self._reward_scaler.update(batch.rewards, batch.terminated | batch.truncated)
         output: PolicyOutput = network(batch.observations, batch.initial_state, batch.is_first)
         before = output.detach()
+        self._newest = batch, before
         log_prob = network.action_head.log_prob(before.params[:-1], batch.actions)
         returns = self._correct(batch, log_prob, before)
         advantages = returns.pg_advantages
@@ -61,9 +64,23 @@ class Impala:
         assert first is not None  # noqa: S101 - there is at least one pass
         return self._report(batch, before=before, log_prob=log_prob, returns=returns, losses=first)
 
-    def policy_graph(self) -> PolicyGraph:
-        """A copy of the policy as it is now."""
-        return self._network.to_graph()
+    def policy_graph(self, *, with_value: bool = False) -> PolicyGraph:
+        """A copy of the policy as it is now, with its value for a student to learn, or without."""
+        return self._network.to_graph(with_value=with_value)
+
+    def lesson(self) -> Lesson:
+        """What the newest batch teaches a student.
+
+        Raises:
+            ValueError: There was no batch.
+        """
+        if self._newest is None:
+            raise ValueError("a lesson comes from an update: call update first")
+        batch, said = self._newest
+        taught = {**self._network.action_head.outputs(said.params), "value": said.values.unsqueeze(-1)}
+        if said.states is not None:
+            taught["state_out"] = said.states
+        return Lesson(batch.observations, taught, batch.initial_state, batch.is_first)
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser and reward scale."""

@@ -115,7 +115,7 @@ def judge_runtime(facts: Mapping[str, Any]) -> Finding:
     if "failed" in default:
         return warning(
             f"{ran}. It refuses the learner's default, {RECIPES[1]}",
-            f'tell the learner: precision = "{RECIPES[0]}"',
+            f'tell the learner: recipe = "{RECIPES[0]}"',
         )
     return ok(ran)
 

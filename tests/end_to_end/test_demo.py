@@ -40,7 +40,7 @@ def test_two_boards_learn_cartpole_with_int8_policies(kind: str, tmp_path: Path,
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["reached"]
     assert report["return_mean_100"] >= 475
-    assert report["precision"] == "int8-dynamic"
+    assert report["recipe"] == "int8-dynamic"
     assert report["broker"]["kind"] == kind
     assert report["evaluation"]["episodes"] == 100
     assert report["evaluation"]["return_mean"] >= 400

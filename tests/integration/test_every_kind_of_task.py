@@ -43,12 +43,12 @@ CATCH = ("--env-id", "edgerl_examples.catch:Catch", "--unroll-length", "10", "--
 TMAZE = ("--env-id", "edgerl_examples.tmaze:TMaze", "--memory-size", "32")
 ROBOT = ("--env-id", "robot:Robot")
 KINDS = {
-    "nature-cnn, int8-full": (*CATCH, "--network", "nature-cnn", "--precision", "int8-full"),
-    "impala-resnet, int8": (*CATCH, "--network", "impala-resnet", "--precision", "int8"),
-    "nature-cnn with lstm, float16": (*CATCH, "--memory", "lstm", "--precision", "float16"),
-    "gru, int8": (*TMAZE, "--memory", "gru", "--precision", "int8"),
+    "nature-cnn, int8-full": (*CATCH, "--network", "nature-cnn", "--recipe", "int8-full"),
+    "impala-resnet, int8": (*CATCH, "--network", "impala-resnet", "--recipe", "int8"),
+    "nature-cnn with lstm, float16": (*CATCH, "--memory", "lstm", "--recipe", "float16"),
+    "gru, int8": (*TMAZE, "--memory", "gru", "--recipe", "int8"),
     "lstm with a stack, int8-dynamic": (*TMAZE, "--memory", "lstm", "--frame-stack", "3"),
-    "mlp, int8-full": ("--env-id", "CartPole-v1", "--precision", "int8-full"),
+    "mlp, int8-full": ("--env-id", "CartPole-v1", "--recipe", "int8-full"),
     "Dict, MultiDiscrete": (*ROBOT, "--env-kwargs", '{acts = "multi_discrete"}'),
     "Dict, MultiBinary, gru": (*ROBOT, "--env-kwargs", '{acts = "multi_binary"}', "--memory", "gru"),
     "Dict, Box of two dimensions": (*ROBOT, "--env-kwargs", '{acts = "box"}'),

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from all_kinds import IMAGE, Kind, make_network_of, make_window_of
 from cloud_learner.batching import make_batch
 from cloud_learner.calibration import imagined_observations, recent_observations
 from cloud_learner.checkpoints import StateFolder, VersionCounter
-from cloud_learner.policy_publisher import PolicyPublisher, Snapshot
-from compressor import CompressionRecipe, InvalidPolicyError, Layer, PolicyGraph, Precision, WeightScales, compress
+from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
+from cloud_learner.policy_publisher import PolicyPublisher
+from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, WeightScales, compress
+from compressor.calibration import calibrate
 from edge_actor.policy import Policy
 from edge_actor.policy_file import read_metadata
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.signing import open_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
@@ -53,16 +57,19 @@ def make_publisher(
     recipe: str = "int8-dynamic",
     old_runtime: bool = False,
 ) -> PolicyPublisher:
+    run = RunSpec(run_id="r", generation=1, env_id="X", unroll_length=8)
+    compressor = PolicyCompressor(
+        CompressionRecipe.parse(recipe),
+        run=run,
+        spaces=(BoxSpec(shape=(2,), dtype="float32"), DiscreteSpec(n=3)),
+        has_old_runtime=lambda: old_runtime,
+        floor=0.1,
+    )
     return PolicyPublisher(
         boards.take,
         versions=VersionCounter(StateFolder(folder), above=0),
-        run_id="r",
-        group="all",
-        recipe=CompressionRecipe.parse(recipe),
-        head="categorical",
-        spaces=(BoxSpec(shape=(2,), dtype="float32"), DiscreteSpec(n=3)),
-        frame_stack=1,
-        has_old_runtime=lambda: old_runtime,
+        run=run,
+        compressor=compressor,
         max_bytes_per_s=max_bytes_per_s,
     )
 
@@ -166,11 +173,51 @@ def test_a_failure_is_raised_to_whoever_offers_or_waits(tmp_path: Path):
             publisher.offer(make_snapshot(2))
 
 
-def test_a_policy_that_cannot_be_compressed_is_a_failure_too(tmp_path: Path):
-    with make_publisher(Boards(), tmp_path, recipe="float16") as publisher:
-        publisher.offer(make_snapshot(1_000_000))
-        with pytest.raises(InvalidPolicyError):
+def test_where_a_recipe_does_not_fit_the_policy_boards_get_a_humbler_one_and_people_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    boards = Boards()
+    with make_publisher(boards, tmp_path, recipe="float16") as publisher:
+        for number in (1_000_000, 2_000_000):  # more than float16 can hold
+            publisher.offer(make_snapshot(number))
             publisher.drain(10)
+    assert metadata_of(boards)["recipe"] == "int8-dynamic"
+    assert publisher.compressor.stand_ins == publisher.published == 2
+    assert len([line for line in caplog.messages if "float16" in line and "humbler" in line]) == 1
+
+
+def test_what_is_too_far_from_the_policy_is_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    boards = Boards()
+    graph = PolicyGraph(
+        torso=(Layer(np.ones((64, 2), np.float32), np.zeros(64, np.float32), "relu"),),
+        heads={"logits": Layer(np.eye(3, 64, dtype=np.float32), np.zeros(3, np.float32))},
+    )
+    graph.heads["logits"].weight[1:] *= -1
+    shy, bold = (size * np.random.default_rng(1).random((128, 2), np.float32) for size in (0.1, 100))
+    with make_publisher(boards, tmp_path, recipe="int8-full") as publisher:
+        compressor = publisher.compressor
+        with pytest.MonkeyPatch.context() as patch:  # what it was calibrated with is not what it meets
+            patch.setattr("compressor.pipeline.calibrate", lambda graph, _seen: calibrate(graph, shy))
+            for _ in range(2):
+                publisher.offer(Snapshot(graph, 0.0, bold))
+                publisher.drain(10)
+    assert metadata_of(boards)["recipe"] == "int8-dynamic"
+    assert compressor.stand_ins == 2
+    assert compressor.divergence > 0.1
+    assert len([line for line in caplog.messages if "max_compression_kl" in line]) == 1
+
+
+def test_a_recipe_that_trains_waits_for_its_student(tmp_path: Path):
+    boards = Boards()
+    with make_publisher(boards, tmp_path, recipe="distill(8)+float32") as publisher:
+        snapshot = make_snapshot(3)
+        publisher.offer(snapshot)
+        publisher.drain(10)
+        publisher.offer(replace(snapshot, student=(make_snapshot(7).graph, {})))
+        publisher.drain(10)
+    assert [metadata_of(boards, place)["recipe"] for place in (0, 1)] == ["int8-dynamic", "distill(8)+float32"]
+    assert publisher.compressor.stand_ins == 1
+    assert numbers(boards) == [pytest.approx(3, rel=0.02), 7]
 
 
 def test_a_version_that_cannot_be_reserved_is_not_given_away_before_it_can(tmp_path: Path):

@@ -36,7 +36,7 @@ def test_without_a_clock_copies_and_windows_in_flight_are_as_they_were_set():
     [
         {"control_hz": 10.0, "copies": 4},
         {"control_hz": 10.0, "max_in_flight": 1},
-        {"memory": "gru", "precision": "int8-full"},
+        {"memory": "gru", "recipe": "int8-full"},
         {"clip_rho_threshold": 0.5},
     ],
     ids=str,

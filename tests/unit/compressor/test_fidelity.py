@@ -6,10 +6,28 @@ import sys
 
 import numpy as np
 import pytest
-from policy_factories import NETWORKS, STATIC, export, make_observations, make_policy, make_recurrent, make_states
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from policy_factories import (
+    NETWORKS,
+    STATIC,
+    export,
+    make_observations,
+    make_policy,
+    make_recurrent,
+    make_states,
+)
 
-from compressor import Gru, Lstm, MissingRuntimeError, Precision, measure_fidelity
-from compressor.fidelity import run_model
+from compressor import (
+    CompressionRecipe,
+    Gru,
+    Lstm,
+    MissingRuntimeError,
+    Precision,
+    compress,
+    measure_fidelity,
+    run_file,
+)
+from compressor.run_file import Delegation, run_model
 
 
 def softmax(logits):
@@ -49,6 +67,53 @@ def test_categorical_divergence_agreement_and_errors_are_the_definitions():
     errors = [abs(p - q) for p, q in zip(expected.flat, actual.flat, strict=True)]
     assert report.heads["logits"].largest_error == pytest.approx(max(errors))
     assert report.heads["logits"].rms_error == pytest.approx(math.sqrt(sum(e * e for e in errors) / 60))
+
+
+def test_where_the_best_action_leads_by_more_than_any_error_is_counted_apart():
+    graph, other = make_policy(), make_policy()
+    other.heads["logits"].bias[:] += np.array([2.06, 1.97, 1.97], np.float32)  # 2, and errors of up to 0.06
+    observations = make_observations(graph, 200)
+    report = measure_fidelity(graph, export(other, Precision.FLOAT32), observations)
+    margins = [max(row) - sorted(row)[-2] for row in graph.forward(observations)["logits"].tolist()]
+    assert report.clear == pytest.approx(sum(margin > 0.06 for margin in margins) / 200, abs=0.005)
+    assert report.agreement < 1
+    assert report.agreement < report.agreement_where_clear <= 1
+
+
+def test_branches_are_judged_one_by_one():
+    graph = make_policy(actions=5)
+    observations = make_observations(graph, 50)
+    whole, parted = (measure_fidelity(graph, export(graph), observations, branches=cuts) for cuts in ([5], [2, 1, 2]))
+    assert parted.clear < 1
+    assert parted.agreement_where_clear == 1
+    assert whole.kl_mean != parted.kl_mean
+
+
+def test_what_does_not_fit_onto_a_static_grid_is_saturated():
+    graph = NETWORKS["nature"]()
+    seen = make_observations(graph, 60)
+    model = compress(graph, CompressionRecipe(Precision.INT8_FULL), metadata={}, calibration=seen[:40] // 2).model
+    assert measure_fidelity(graph, model, seen[:40] // 2).saturation == 0
+    assert measure_fidelity(graph, model, seen[40:]).saturation == 1
+    assert measure_fidelity(graph, export(graph), seen[40:]).saturation == 0
+
+
+def test_what_the_delegate_leaves_is_named(monkeypatch):
+    graph = make_policy()
+    model, observations = export(graph), make_observations(graph, 5)
+    assert measure_fidelity(graph, model, observations).delegation == Delegation(partitions=1, left=[])
+
+    plain = {"num_threads": 1, "experimental_op_resolver_type": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    monkeypatch.setattr(run_file, "_interpreter", lambda model: Interpreter(model_content=model, **plain))
+    parts = ["FULLY_CONNECTED", "TANH", "FULLY_CONNECTED", "TANH", "FULLY_CONNECTED"]
+    assert run_file.read_delegation(model) == Delegation(partitions=0, left=parts)
+
+
+def test_a_step_takes_time():
+    graph = make_policy()
+    time = measure_fidelity(graph, export(graph), make_observations(graph, 5)).time
+    assert time.load_ms > 0
+    assert 0 < time.p50_us <= time.p99_us
 
 
 def test_gaussian_divergence_is_the_integral_of_its_definition():
@@ -171,14 +236,9 @@ def test_a_report_is_json_and_a_table():
     graph = make_policy(value="own")
     report = measure_fidelity(graph, export(graph), make_observations(graph))
     assert json.loads(json.dumps(report.as_dict()))["heads"]["value"]["rms_error"] == report.heads["value"].rms_error
-    assert [line.split()[0] for line in report.to_table().splitlines()] == [
-        "bytes",
-        "agreement",
-        "KL",
-        "KL",
-        "logits",
-        "value",
-    ]
+    assert [line.split()[0] for line in report.to_table().splitlines()] == (
+        ["bytes", "agreement", "where", "KL", "KL", "saturation", "logits", "value", "load,", "step", "in"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from policy_factories import NETWORKS, NOT_FULL, export, make_observations, make_states
 
 from compressor import Precision, WeightScales
-from compressor.fidelity import run_model
+from compressor.run_file import run_model
 
 RUN_FILES = """
 import pathlib, sys
@@ -36,7 +36,8 @@ CASES = [
     (network, precision, scales)
     for network in NETWORKS
     for precision in (NOT_FULL if "gru" in network or "lstm" in network else Precision)
-    for scales in (WeightScales if precision in (Precision.INT8_DYNAMIC, Precision.INT8) else [WeightScales.PER_CHANNEL])
+    for scales in WeightScales
+    if scales is WeightScales.PER_CHANNEL or precision in (Precision.INT8_DYNAMIC, Precision.INT8)
 ]
 
 

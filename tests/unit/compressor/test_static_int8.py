@@ -24,7 +24,7 @@ from policy_factories import (
 
 from compressor import Flatten, Layer, Precision
 from compressor.calibration import calibrate
-from compressor.fidelity import run_model
+from compressor.run_file import run_model
 
 # Many outputs, because only they can be seen: what is between is inside the delegate.
 NETWORKS = {

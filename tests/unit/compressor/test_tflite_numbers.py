@@ -22,7 +22,7 @@ from policy_factories import (
 )
 
 from compressor import Flatten, Gru, InvalidPolicyError, Layer, Lstm, MaxPool, Precision, Relu, WeightScales
-from compressor.fidelity import run_model
+from compressor.run_file import run_model
 
 POLICIES = [
     {},

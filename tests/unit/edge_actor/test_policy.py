@@ -16,7 +16,7 @@ from msgspec import to_builtins
 from policies import make_policy_file
 
 from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, compress
-from compressor.fidelity import run_model
+from compressor.run_file import run_model
 from edge_actor.policy import Policy
 from edge_actor.policy_file import BadPolicyFile, read_metadata
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec

@@ -123,7 +123,7 @@ def test_a_runtime_for_another_numpy_is_told_apart_from_a_missing_one():
 def test_a_runtime_without_scales_per_row_is_a_warning_for_the_learner():
     found = board.judge_runtime(runtime(WORKED, PER_ROW, numpy="1.26.4"))
     assert found.status == "warning"
-    assert 'precision = "int8-dynamic+per-tensor"' in found.advice
+    assert 'recipe = "int8-dynamic+per-tensor"' in found.advice
 
 
 @pytest.mark.parametrize("wrong", [(0, 1), (1, 0)])
