@@ -13,7 +13,15 @@ from compressor.calibration import Ranges
 from compressor.layer import Block, Convolution, Layer, Relu, Residual, UnsupportedPolicyError
 from compressor.policy_graph import PolicyGraph
 from compressor.recipe import CompressionRecipe, Precision, WeightScales
-from compressor.rounding import DynamicRounding, StaticRounding, TanhRounding, round_weight
+from compressor.rounding import (
+    DynamicRounding,
+    Grid,
+    Pixels,
+    StaticRounding,
+    TanhRounding,
+    round_static,
+    round_weight,
+)
 from compressor.tflite_writer.arithmetic import SMALLEST_INT8_WEIGHT
 from compressor.torch_modules import ResidualBlock
 from compressor.torch_policy import TorchPolicy
@@ -36,19 +44,19 @@ def make_rounded(graph: PolicyGraph, recipe: CompressionRecipe, ranges: Ranges) 
     """
     policy = TorchPolicy(graph)
     plan = _Plan(recipe, ranges)
-    first = [plan.static("observation")] if plan.is_full and graph.image_shape is None else []  # pixels are integers
-    policy.torso = nn.Sequential(*first, *plan.tower("torso", graph.torso, policy.torso))
+    seen = plan.static("observation") if plan.is_full and graph.image_shape is None else Pixels()
+    policy.torso, features = plan.tower("torso", graph.torso, policy.torso, seen)
+    own = features
     if graph.value_torso is not None and policy.value_torso is not None:
-        own = plan.tower("value_torso", graph.value_torso, policy.value_torso)
-        policy.value_torso = nn.Sequential(*first, *own)
+        policy.value_torso, own = plan.tower("value_torso", graph.value_torso, policy.value_torso, seen)
     if policy.memory is not None and "memory" not in recipe.kept:
         for weight in ("weight_ih", "weight_hh"):
             round_weight(policy.memory.cell, name=weight, is_per_tensor=plan.is_per_tensor)
         policy.memory.round_features, policy.memory.round_hidden = DynamicRounding(), DynamicRounding()
     for name, head in graph.heads.items():
-        policy.heads[name] = plan.head(name, head, policy.heads[name])
+        policy.heads[name] = plan.head(name, head, policy.heads[name], features)
     if graph.value_head is not None and policy.value is not None:
-        policy.value = plan.head("value", graph.value_head, policy.value)
+        policy.value = plan.head("value", graph.value_head, policy.value, own)
     return policy
 
 
@@ -72,29 +80,38 @@ class _Plan:
         """The grid of a tensor."""
         return StaticRounding(name, self._ranges[name], is_positive=is_positive)
 
-    def tower(self, tower_name: str, tower: Tower, modules: nn.Sequential) -> Iterator[nn.Module]:
-        """The modules of a tower, and between them what rounds."""
+    def tower(self, name: str, tower: Tower, modules: nn.Sequential, seen: Grid) -> tuple[nn.Sequential, Grid]:
+        """The modules of a tower, and between them what rounds; and the grid of what comes out, if it has one."""
+        rounded: list[nn.Module] = [seen] if isinstance(seen, nn.Module) else []  # pixels are integers
+        rounded += self._tower(name, tower, modules, seen)
+        grids = [module for module in rounded if isinstance(module, StaticRounding | TanhRounding)]
+        return nn.Sequential(*rounded), grids[-1] if grids else seen
+
+    def _tower(self, tower_name: str, tower: Tower, modules: nn.Sequential, source: Grid) -> Iterator[nn.Module]:
         blocks, given = list(named_blocks(tower_name, tower)), iter(modules)
         arithmetics = list(self._arithmetics(blocks))
         for index, (name, block) in enumerate(blocks):
             module = next(given)
             activation = next(given) if isinstance(block, Layer | Convolution) and block.activation else None
             if arithmetics[index] == "static":
-                yield from self._static_block(name, block, module, activation)
+                for part in self._static_block(name, block, module, activation, source):
+                    source = part if isinstance(part, StaticRounding | TanhRounding) else source
+                    yield part
                 continue
             yield from self._dynamic(name, block, module) if arithmetics[index] == "dynamic" else [module]
             if activation is not None:
                 yield activation
             if arithmetics[index + 1 : index + 2] == ["static"] and isinstance(block, _WEIGHTED):
-                yield self.static(name, is_positive=isinstance(activation, nn.ReLU))
+                source = self.static(name, is_positive=isinstance(activation, nn.ReLU))
+                yield source
 
-    def head(self, name: str, head: Layer, module: nn.Module) -> nn.Module:
+    def head(self, name: str, head: Layer, module: nn.Module, source: Grid) -> nn.Module:
         """A head, behind what rounds its inputs, and before what rounds its outputs."""
         if name in self._recipe.kept or (self._is_static and not self.is_full):
             return module
         if not self.is_full:
             return nn.Sequential(*self._dynamic(name, head, module))
-        round_weight(module)
+        round_static(module, source)
         return nn.Sequential(module, self.static(f"{name}.sums"))
 
     def _arithmetics(self, blocks: list[tuple[str, Block]]) -> Iterator[str]:
@@ -121,7 +138,7 @@ class _Plan:
         return [DynamicRounding(), module]
 
     def _static_block(
-        self, name: str, block: Block, module: nn.Module, activation: nn.Module | None
+        self, name: str, block: Block, module: nn.Module, activation: nn.Module | None, source: Grid
     ) -> Iterator[nn.Module]:
         if isinstance(block, Residual | Relu):
             raise UnsupportedPolicyError(
@@ -130,7 +147,7 @@ class _Plan:
         yield module
         if not isinstance(block, Layer | Convolution):
             return  # it moves integers about, and makes no new ones
-        round_weight(module)
+        round_static(module, source)
         if isinstance(activation, nn.Tanh):
             yield from (self.static(f"{name}.sums"), activation, TanhRounding())
         elif activation is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compressor.calibration import Range
+from compressor.policy_graph import LARGEST_PIXEL
 from compressor.quantization import LARGEST_INT8, SMALLEST_INT8, SMALLEST_SCALE
 
 _SMALLEST_SCALE: Final = float(SMALLEST_SCALE)
@@ -34,11 +35,30 @@ class WeightRounding(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Round, `[out, ...]`."""
-        largest = weight.detach().abs().flatten(1).amax(dim=1)
+        scales = weight_scales(weight)
         if self._is_per_tensor:
-            largest = largest.amax().expand_as(largest)
-        scale = (largest / LARGEST_INT8).clamp_min(_SMALLEST_SCALE).reshape(-1, *[1] * (weight.ndim - 1))
+            scales = scales.amax().expand_as(scales)
+        scale = scales.reshape(-1, *[1] * (weight.ndim - 1))
         return _straight_through(weight, (weight / scale).round() * scale)
+
+
+class BiasRounding(nn.Module):
+    """A bias as the integer that is added to products of int8; a parametrisation of a layer's `bias`.
+
+    Args:
+        layer: Whose bias it is; its weight is rounded.
+        source: What rounds the layer's inputs.
+    """
+
+    def __init__(self, layer: nn.Module, source: "Grid") -> None:
+        super().__init__()
+        self._layer_and_source = [(layer, source)]  # hidden from torch: they are modules of their own elsewhere
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """Round, `[out]`: a unit is the inputs' scale times the weights'."""
+        ((layer, source),) = self._layer_and_source
+        unit = source.scale * weight_scales(layer.get_parameter("parametrizations.weight.original"))
+        return _straight_through(bias, (bias / unit).round() * unit)
 
 
 class DynamicRounding(nn.Module):
@@ -71,6 +91,11 @@ class StaticRounding(nn.Module):
         self.register_buffer("high", torch.tensor(seen.high))
 
     @property
+    def scale(self) -> Tensor:
+        """A step of the grid."""
+        return _scale(self.low.clamp_max(0), self.high.clamp_min(0))
+
+    @property
     def range(self) -> Range:
         """What the file is to have."""
         return Range(float(self.low), float(self.high))
@@ -87,11 +112,21 @@ class StaticRounding(nn.Module):
 class TanhRounding(nn.Module):
     """The grid that the format fixes for a TANH's results: [-1, 127/128]."""
 
+    scale: Final = 1 / 128
+
     def forward(self, values: Tensor) -> Tensor:
         """Round."""
-        grid = (values * 128).round().clamp(SMALLEST_INT8, LARGEST_INT8) / 128
+        grid = (values / self.scale).round().clamp(SMALLEST_INT8, LARGEST_INT8) * self.scale
         return _straight_through(values, grid)
 
+
+class Pixels:
+    """The grid of a camera's bytes, which the network sees as 0 to 1."""
+
+    scale: Final = 1 / LARGEST_PIXEL
+
+
+Grid = StaticRounding | TanhRounding | Pixels
 
 ROUNDINGS: Final = (DynamicRounding, StaticRounding, TanhRounding)
 """Modules that stand between a policy's own, and in no file."""
@@ -102,10 +137,25 @@ def round_weight(layer: nn.Module, *, name: str = "weight", is_per_tensor: bool 
     parametrize.register_parametrization(layer, name, WeightRounding(is_per_tensor=is_per_tensor))
 
 
+def round_static(layer: nn.Module, source: "Grid") -> None:
+    """Have a layer compute in integers: int8 inputs and weights, and a bias in the unit of their products."""
+    round_weight(layer)
+    parametrize.register_parametrization(layer, "bias", BiasRounding(layer, source))
+
+
+def weight_scales(weight: Tensor) -> Tensor:
+    """The step of each output's weights, `[out]`."""
+    return (weight.detach().abs().flatten(1).amax(dim=1) / LARGEST_INT8).clamp_min(_SMALLEST_SCALE)
+
+
+def _scale(low: Tensor, high: Tensor) -> Tensor:
+    step = (high - low) / _STEPS
+    return torch.where(step > _SMALLEST_SCALE, step, 1 / _STEPS)
+
+
 def _on_grid(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Values on the grid of a range with 0.0 on it, as `quantization.quantize_activation` makes it."""
-    step = (high - low) / _STEPS
-    scale = torch.where(step > _SMALLEST_SCALE, step, 1 / _STEPS)
+    scale = _scale(low, high)
     zero_point = (SMALLEST_INT8 - low / scale).round()
     integers = (values / scale + zero_point).clamp(SMALLEST_INT8, LARGEST_INT8)  # cut off: no gradient from beyond
     return (_straight_through(integers, integers.round()) - zero_point) * scale

@@ -98,7 +98,8 @@ class TorchPolicy(nn.Module):
     def normalise(self, observations: Tensor) -> Tensor:
         """What the first block sees: float32 `[N, D]`, or `[N, C, H, W]`."""
         if self.graph.image_shape is not None:
-            return observations.float().div(LARGEST_PIXEL).permute(0, 3, 1, 2)
+            dtype = next(self.parameters()).dtype
+            return observations.to(dtype).div(LARGEST_PIXEL).permute(0, 3, 1, 2)
         if self.observation_shift is None or self.observation_scale is None:
             return observations
         return ((observations - self.observation_shift) * self.observation_scale).clamp(

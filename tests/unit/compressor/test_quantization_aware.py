@@ -21,11 +21,7 @@ SOUND = [
 
 def seen(graph, count, seed):
     states = make_states(graph, count, seed=seed) if graph.memory else None
-    observations = make_observations(graph, count, seed=seed)
-    if graph.image_shape:  # scenes are of any brightness: noise alone would lead all of them to nearly the same logits
-        light = np.random.default_rng(seed).random((count, 1, 1, 1))
-        observations = (light * observations).astype(np.uint8)
-    return observations, states
+    return make_observations(graph, count, seed=seed), states
 
 
 def in_torch(policy, observations, states):
