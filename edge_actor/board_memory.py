@@ -95,7 +95,7 @@ class BoardMemory:
 
     def _recall_policy(self, name: str) -> HeldPolicy | None:
         opened = self._open(name, "policy")
-        return HeldPolicy(*opened) if opened is not None else None
+        return HeldPolicy(*opened, is_recalled=True) if opened is not None else None
 
     def _open(self, name: str, kind: str) -> tuple[FrameHeader, bytes, bytes] | None:
         frame = self._files.read(name)

@@ -1,6 +1,6 @@
 """Which policy the board should run: the newest that was accepted, and the last ones that proved themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from edge_actor.quarantine import Quarantine
@@ -14,11 +14,12 @@ _GOOD_ONES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class HeldPolicy:
-    """A policy whose frame was checked; the frame is what may be kept."""
+    """A policy whose frame was checked; the frame is what may be kept, and was where it `is_recalled`."""
 
     header: FrameHeader
     model: bytes
     frame: bytes = b""
+    is_recalled: bool = field(default=False, compare=False)
 
     @property
     def version(self) -> int:
@@ -27,9 +28,9 @@ class HeldPolicy:
 
     @property
     def issued_monotonic_ns(self) -> int:
-        """The learner's clock at publication where it is this machine's too, else 0."""
+        """The learner's clock at publication where it tells how long the policy was on its way, else 0."""
         same_machine = self.header.kernel_boot_id and self.header.kernel_boot_id == kernel_boot_id()
-        return self.header.issued_monotonic_ns if same_machine else 0
+        return self.header.issued_monotonic_ns if same_machine and not self.is_recalled else 0
 
 
 class PolicyShelf:

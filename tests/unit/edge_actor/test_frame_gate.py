@@ -42,7 +42,9 @@ class Board:
     def frame(self, kind: str, version: int, body: bytes = b"body") -> bytes:
         signer = Signer(PrivateKey.load(self.keys / "learner.key"), (self.keys / "keyring").read_bytes())
         target = "b1" if kind == "command" else "all"
-        return seal_frame(body, kind=kind, version=version, run_id="r", target=target, signer=signer)
+        return seal_frame(
+            body, kind=kind, version=version, run_id="r", target=target, signer=signer, issued_monotonic_ns=1
+        )
 
     def take(self, kind: str, version: int) -> None:
         target = "b1" if kind == "command" else "all"
@@ -144,6 +146,9 @@ def test_a_policy_of_another_root_is_not_kept_as_the_one_before(board: Board):
     for version in (1, 2):
         board.keep_policy(version)
     assert board.recalled() == [2, 1]
+    recalled = board.memory.recall()
+    assert recalled is not None
+    assert recalled[1][0].issued_monotonic_ns == 0  # it was not on its way since then
     KeyFolder(board.keys).rotate_root(days=1.0)
     board.keep_run(2)
     board.keep_policy(3)
