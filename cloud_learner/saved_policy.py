@@ -9,7 +9,7 @@ from cloud_learner.checkpoints import StateFolder
 from cloud_learner.networks import ActorCritic
 from cloud_learner.policy_metadata import policy_metadata
 from cloud_learner.saved_run import SavedRun
-from compressor import CompressionRecipe, PolicyGraph
+from compressor import CompressionRecipe, InvalidPolicyError, PolicyGraph
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import RunSpec
 
@@ -63,4 +63,7 @@ class SavedPolicy:
             network.load_state_dict(saved.algorithm["network"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise state.unfit("holds another network than it says", error) from error
-        return cls(network.to_graph(with_value=True), saved.run, saved.version, saved.spaces)
+        try:
+            return cls(network.to_graph(with_value=True), saved.run, saved.version, saved.spaces)
+        except InvalidPolicyError as error:
+            raise state.unfit("holds a policy that cannot act", error) from error

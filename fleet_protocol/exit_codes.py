@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     COMMAND_FAILED = 22
     AUDIT_BROKEN = 23
     SCENARIO_FAILED = 24
+    DIVERGED = 25
     INTERRUPTED = 130
 
 
@@ -74,6 +75,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.AUDIT_BROKEN: "Entries of an audit log were changed, removed or reordered. The message says which.",
     ExitCode.SCENARIO_FAILED: "The fleet has not survived a fault of `edgerl chaos`, or a scenario could not run. The "
     "table names it, with the reason.",
+    ExitCode.DIVERGED: "Learning has run away: a loss or a weight is not finite. The message names it. The last "
+    "checkpoint may be from before: go on from it with a smaller learning_rate or max_grad_norm.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C. What could be saved was saved.",
 }
 

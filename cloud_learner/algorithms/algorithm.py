@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from cloud_learner.batching import Batch
 from compressor.distillation import Lesson
 from compressor.policy_graph import PolicyGraph
+from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +34,34 @@ class UpdateReport:
     largest_logit: float
 
 
+class Diverged(ProgramError):
+    """A loss or a weight is not finite; nothing can be learned or published any more."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            ExitCode.DIVERGED,
+            f"learning has diverged: {what}; go on from the last checkpoint, with a smaller learning_rate or "
+            "max_grad_norm",
+        )
+
+
 class Algorithm(Protocol):
     """Owns the networks and their optimiser."""
 
     def update(self, batch: Batch) -> UpdateReport:
-        """Learn from a batch."""
+        """Learn from a batch.
+
+        Raises:
+            Diverged: The losses are not finite.
+        """
         ...
 
     def policy_graph(self, *, with_value: bool = False) -> PolicyGraph:
-        """A copy of the policy as it is now, with its value for a student to learn, or without."""
+        """A copy of the policy as it is now, with its value for a student to learn, or without.
+
+        Raises:
+            Diverged: A weight is not finite.
+        """
         ...
 
     def lesson(self) -> Lesson:

@@ -5,18 +5,19 @@ V-trace ratios are computed once, before them. With one pass it is IMPALA's own 
 normalised over the batch in both cases.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cloud_learner.algorithms.algorithm import UpdateReport
+from cloud_learner.algorithms.algorithm import Diverged, UpdateReport
 from cloud_learner.batching import Batch
 from cloud_learner.config import LearnerSettings
 from cloud_learner.losses import clipped_surrogate_loss, value_loss
 from cloud_learner.networks import ActorCritic, PolicyOutput
 from cloud_learner.normalisation import RewardScaler
-from compressor import PolicyGraph
+from compressor import InvalidPolicyError, PolicyGraph
 from compressor.distillation import Lesson
 from corrector import (
     VTraceReturns,
@@ -43,7 +44,7 @@ class Impala:
         self._newest: tuple[Batch, PolicyOutput] | None = None
 
     def update(self, batch: Batch) -> UpdateReport:
-        """Correct the batch once, then descend several times."""
+        """Correct the batch once, then descend several times; errors as `Algorithm.update`."""
         settings, network = self._settings, self._network
         network.normaliser.update(batch.observations)
         self._reward_scaler.update(batch.rewards, batch.terminated | batch.truncated)
@@ -62,11 +63,17 @@ class Impala:
             first = first or losses
             self._descend(losses[0] + settings.value_cost * losses[1] - settings.entropy_cost * losses[2])
         assert first is not None  # noqa: S101 - there is at least one pass
-        return self._report(batch, before=before, log_prob=log_prob, returns=returns, losses=first)
+        report = self._report(batch, before=before, log_prob=log_prob, returns=returns, losses=first)
+        if not math.isfinite(report.policy_loss + report.value_loss):
+            raise Diverged(f"the policy loss is {report.policy_loss:g}, the value loss {report.value_loss:g}")
+        return report
 
     def policy_graph(self, *, with_value: bool = False) -> PolicyGraph:
-        """A copy of the policy as it is now, with its value for a student to learn, or without."""
-        return self._network.to_graph(with_value=with_value)
+        """A copy of the policy as it is now, with its value or without; errors as `Algorithm.policy_graph`."""
+        try:
+            return self._network.to_graph(with_value=with_value)
+        except InvalidPolicyError as error:
+            raise Diverged(str(error)) from error
 
     def lesson(self) -> Lesson:
         """What the newest batch teaches a student.

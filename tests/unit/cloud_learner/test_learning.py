@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_learner.algorithms.algorithm import Diverged
 from cloud_learner.algorithms.impala import Impala
 from cloud_learner.batching import make_batch
 from cloud_learner.config import LearnerSettings
 from cloud_learner.networks import ActorCritic
 from cloud_learner.normalisation import RewardScaler, RunningMoments
+from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.trajectory import Trajectory
 
@@ -194,6 +196,18 @@ def test_it_learns_which_action_pays():
         chosen = network(torch.randn(200, D)).params.argmax(-1)
     assert (chosen == 1).float().mean() > 0.95
     assert 0 < report.effective_sample_size <= 1
+
+
+def test_learning_that_ran_away_is_named_before_anything_of_it_is_published():
+    network = make_network()
+    algorithm = Impala(network, LearnerSettings())
+    with torch.no_grad():
+        network.policy_tower[0].weight[0, 0] = math.nan
+    with pytest.raises(Diverged, match=r"torso\[0\].weight .* smaller learning_rate"):
+        algorithm.policy_graph()
+    with pytest.raises(Diverged, match="the policy loss is nan") as refused:
+        algorithm.update(make_batch([make_window(3, 1)], torch.device("cpu"), [A]))
+    assert refused.value.exit_code == ExitCode.DIVERGED
 
 
 def test_an_algorithm_goes_on_from_its_state_exactly():
