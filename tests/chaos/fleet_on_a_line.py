@@ -72,7 +72,7 @@ class FleetOnALine:
 
     def recover(self) -> None:
         """Wait until what was produced up to now is acked, and new windows flow, of every board."""
-        acked = {boot: len(seqs) for boot, seqs in self.accounts.acked.items()}
+        acked = {boot: len(seqs) for boot, seqs in list(self.accounts.acked.items())}
         self._wait_until(
             lambda: all(len(self.accounts.acked[boot]) > count for boot, count in acked.items()),
             timeout_s=120,

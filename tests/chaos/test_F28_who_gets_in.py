@@ -73,6 +73,7 @@ def test_F28_an_expired_certificate_is_refused(fleet: HardenedFleet, tmp_path: P
     assert "it has expired" in str(error)
 
 
+@pytest.mark.thorough
 def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_path: Path):
     FleetFolder.create(tmp_path / "other", fleet="home", hosts=["127.0.0.1"])
     error = refusal(fleet, forged(fleet, tmp_path, authority=tmp_path / "other/authority"))
@@ -80,6 +81,7 @@ def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_pa
     assert "of another CA than the broker's" in str(error)
 
 
+@pytest.mark.thorough
 def test_F28_anonymous_plain_mqtt_is_refused_at_the_tls_port(fleet: HardenedFleet):
     error = refusal(fleet, None)
     assert error.exit_code == ExitCode.NO_BROKER
