@@ -27,7 +27,7 @@ _PYTEST_NOTHING_SELECTED: Final = 5
 
 def chaos(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Without what takes longest; about 25 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Without what takes longest; at most 15 minutes.")] = False,
     only: Annotated[str, typer.Option(help="Only these faults, e.g. F17,F18.")] = "",
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result (JSON) here, too.")] = None,

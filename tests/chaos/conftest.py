@@ -6,6 +6,7 @@ that an early end of the session left out, is no proof.
 """
 
 import json
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERDICTS] = {}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Started in a shell's background: programs under test would inherit that Ctrl-C means nothing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -71,7 +71,13 @@ class FleetOnALine:
         self.proxy.up()
 
     def recover(self) -> None:
-        """Wait until what was produced up to now is acked, and new windows flow."""
+        """Wait until what was produced up to now is acked, and new windows flow, of every board."""
+        acked = {boot: len(seqs) for boot, seqs in list(self.accounts.acked.items())}
+        self._wait_until(
+            lambda: all(len(self.accounts.acked[boot]) > count for boot, count in acked.items()),
+            timeout_s=120,
+            what="new acks for every board",
+        )
         produced = self.accounts.boards()["produced"]
         self._wait_until(
             lambda: self.accounts.boards()["produced"] > produced, timeout_s=120, what="telemetry after the outage"

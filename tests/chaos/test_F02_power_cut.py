@@ -240,6 +240,7 @@ def test_F2_a_learner_resumes_its_run_and_gives_no_version_twice(
             assert max(seen.versions.values()) > highest
 
 
+@pytest.mark.thorough
 def test_F2_a_monitors_file_is_whole_and_goes_on(
     mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: Callable[..., None]
 ):

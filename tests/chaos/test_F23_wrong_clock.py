@@ -94,6 +94,7 @@ def test_F23_a_board_whose_clock_is_wrong_from_the_start_works_as_any_other(flee
         assert "Traceback" not in acting.said()
 
 
+@pytest.mark.thorough
 def test_F23_a_clock_that_jumps_in_mid_run_costs_a_board_at_most_new_policies(fleet: SpoiledFleet):
     machine = fleet.machine("b1")
     with fleet.learner() as learning, fleet.board("b1", machine.python) as acting:

@@ -73,6 +73,7 @@ def test_F28_an_expired_certificate_is_refused(fleet: HardenedFleet, tmp_path: P
     assert "it has expired" in str(error)
 
 
+@pytest.mark.thorough
 def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_path: Path):
     FleetFolder.create(tmp_path / "other", fleet="home", hosts=["127.0.0.1"])
     error = refusal(fleet, forged(fleet, tmp_path, authority=tmp_path / "other/authority"))
@@ -80,6 +81,7 @@ def test_F28_a_certificate_of_another_ca_is_refused(fleet: HardenedFleet, tmp_pa
     assert "of another CA than the broker's" in str(error)
 
 
+@pytest.mark.thorough
 def test_F28_anonymous_plain_mqtt_is_refused_at_the_tls_port(fleet: HardenedFleet):
     error = refusal(fleet, None)
     assert error.exit_code == ExitCode.NO_BROKER
@@ -111,13 +113,17 @@ def test_F28_a_board_enrolled_at_the_depot_is_let_in_and_revoked_it_is_not(
         ):
             monitor.wait_connected(10)
             board.wait_connected(10)
-            board.publish("edgerl/1/home/board/b9/up/log", b"here I am")
-            wait_until(lambda: b"here I am" in heard, what="the board's word")
+
+            def is_heard() -> bool:
+                board.publish("edgerl/1/home/board/b9/up/log", b"here I am")  # again: the monitor may not listen yet
+                return b"here I am" in heard
+
+            wait_until(is_heard, timeout_s=30, what="the board's word")
             Enrolment(root_of(fleet)).revoke("b9")
             fleet.reload()
             board.publish("edgerl/1/home/board/b9/up/log", b"and still")
             wait_until(lambda: "it is revoked" in board.last_problem, timeout_s=60, what="the refusal")
-        assert heard == [b"here I am"]
+        assert set(heard) == {b"here I am"}
         assert "revoked" in str(refusal(fleet, files))
         assert [entry["name"] for entry in depot.audited("revoked")] == ["b9"]
 
@@ -149,10 +155,14 @@ def test_F28_a_board_hears_nothing_of_another(fleet: HardenedFleet, wait_until: 
     with spy, fleet.connection("learner") as learner:
         spy.wait_connected(10)
         learner.wait_connected(10)
-        for board in ("b2", "b1"):  # of two messages of one sender the second comes last
-            learner.publish(f"edgerl/1/home/board/{board}/down/command", b"?")
-        wait_until(lambda: heard, what="the board's own command")
-    assert heard == ["edgerl/1/home/board/b1/down/command"]
+
+        def is_heard() -> bool:
+            for board in ("b2", "b1"):  # of two messages of one sender the second comes last
+                learner.publish(f"edgerl/1/home/board/{board}/down/command", b"?")
+            return bool(heard)
+
+        wait_until(is_heard, timeout_s=30, what="the board's own command")
+    assert set(heard) == {"edgerl/1/home/board/b1/down/command"}
 
 
 def test_F28_a_board_cannot_be_a_board_of_another_name_by_its_settings(fleet: HardenedFleet, tmp_path: Path):

@@ -97,9 +97,9 @@ def drafts(folder: Path) -> list[Path]:
     ("signals", "state"),
     [
         ([signal.SIGTERM], "offline"),
-        ([signal.SIGINT], "offline"),
+        pytest.param([signal.SIGINT], "offline", marks=pytest.mark.thorough),
         ([signal.SIGINT, signal.SIGINT], "offline"),
-        ([signal.SIGTERM, signal.SIGINT, signal.SIGTERM], "offline"),
+        pytest.param([signal.SIGTERM, signal.SIGINT, signal.SIGTERM], "offline", marks=pytest.mark.thorough),
         ([signal.SIGKILL], "lost"),
     ],
     ids=str,
@@ -146,7 +146,9 @@ def test_F41_a_board_ends_as_its_status_says_and_leaves_no_worker(
             assert seen.state == "online"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=str)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGKILL], ids=str
+)
 def test_F41_a_worker_that_is_ended_is_replaced_or_minds_nothing(
     number: signal.Signals,
     mosquitto: RunningBroker,

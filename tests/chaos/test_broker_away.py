@@ -31,6 +31,7 @@ def test_F17_a_broker_that_is_away_for_a_second_costs_nothing(outages: FleetOnAL
     assert not any(windows["dropped"].values())
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_F17_what_waits_for_a_broker_that_is_away_for_a_minute_is_on_disk_and_is_learned_once(
     outages: FleetOnALine,
@@ -45,6 +46,7 @@ def test_F17_what_waits_for_a_broker_that_is_away_for_a_minute_is_on_disk_and_is
     assert not any(windows["dropped"].values())
 
 
+@pytest.mark.thorough
 def test_F17_beyond_its_budget_a_board_drops_the_oldest_and_counts_each(outages: FleetOnALine, wait_until: WaitUntil):
     with outages:
         outages.begin(1, "--outbox-bytes", "20000")
