@@ -30,7 +30,7 @@ from cloud_learner.fleet_link import FleetLink
 from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
 from cloud_learner.networks import state_size
-from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
+from cloud_learner.policy_compressor import PolicyCompressor, Snapshot, require_fit
 from cloud_learner.policy_publisher import PolicyPublisher
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
@@ -127,6 +127,7 @@ class Learner:
             evaluation = None
             if spaces is not None:
                 algorithm = make_algorithm(settings, spaces, frame_stack=self._run.frame_stack, device=self._device)
+                require_fit(self._recipe, algorithm.policy_graph())
                 if self._saved is not None:
                     restore(algorithm, self._saved, state)
                 self._branches = branches(spaces[1])

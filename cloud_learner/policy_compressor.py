@@ -24,10 +24,14 @@ from compressor import (
     WeightScales,
     compress,
 )
-from compressor.calibration import CalibrationError, Ranges
+from compressor.calibration import CalibrationError, Ranges, calibrate
 from compressor.divergence import branches_of, kl_divergence
+from compressor.pruning import prune
+from compressor.quantization_aware import make_rounded
 from compressor.recipe import float32, int8_dynamic
 from compressor.run_file import run_model
+from compressor.student import make_student
+from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import BoxSpec, SpaceSpec, branches
 
@@ -56,6 +60,23 @@ class Snapshot:
     largest_logit: float
     calibration: NDArray[Any] | None = None
     student: tuple[PolicyGraph, Ranges] | None = None
+
+
+def require_fit(recipe: CompressionRecipe, policy: PolicyGraph) -> None:
+    """Try a recipe on a policy before a run begins with it.
+
+    Raises:
+        ProgramError: It does not fit; the sentence says which layer and what to do.
+    """
+    try:
+        graph = make_student(policy, recipe.student) if recipe.student else policy
+        graph = prune(graph, recipe.pruned) if recipe.pruned else graph
+        seen = imagined_observations(graph) if recipe.needs_calibration else None
+        if recipe.is_trained_for:
+            make_rounded(graph, recipe, {} if seen is None else calibrate(graph, seen))
+        compress(graph, recipe, metadata={}, calibration=seen)
+    except UnsupportedPolicyError as error:
+        raise ProgramError(ExitCode.CONFIG, f"recipe {recipe}: {error}") from error
 
 
 class _Verdict(NamedTuple):

@@ -14,12 +14,13 @@ from all_kinds import IMAGE, Kind, make_network_of, make_window_of
 from cloud_learner.batching import make_batch
 from cloud_learner.calibration import imagined_observations, recent_observations
 from cloud_learner.checkpoints import StateFolder, VersionCounter
-from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
+from cloud_learner.policy_compressor import PolicyCompressor, Snapshot, require_fit
 from cloud_learner.policy_publisher import PolicyPublisher
 from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, WeightScales, compress
 from compressor.calibration import calibrate
 from edge_actor.policy import Policy
 from edge_actor.policy_file import read_metadata
+from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.signing import open_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
@@ -205,6 +206,22 @@ def test_what_is_too_far_from_the_policy_is_not_published(tmp_path: Path, caplog
     assert compressor.stand_ins == 2
     assert compressor.divergence > 0.1
     assert len([line for line in caplog.messages if "max_compression_kl" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ("int8+keep(torso[7])", r"keeps torso\[7\], and the policy has no such layer"),
+        ("distill(8,8)+int8", "gives 2 widths, but the policy's torso has 4 layers"),
+        ("prune(0.99)+int8", r"less than one of the 32 units of torso\[0\]"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_network_ends_a_run_before_it_begins(recipe: str, sentence: str):
+    policy = make_network_of(Kind(IMAGE)).to_graph()
+    with pytest.raises(ProgramError, match=sentence) as refused:
+        require_fit(CompressionRecipe.parse(recipe), policy)
+    assert refused.value.exit_code == ExitCode.CONFIG
+    require_fit(CompressionRecipe.parse("prune(0.5)+qat+int8-full+keep(logits)"), policy)
 
 
 def test_a_recipe_that_trains_waits_for_its_student(tmp_path: Path):
