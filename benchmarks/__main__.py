@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 NAMES: Final = (
-    *("board_step", "network_step", "policy_export", "bytes_per_step"),
+    *("board_step", "network_step", "actor_cost", "policy_export", "bytes_per_step"),
     *("frame_signing", "publish_to_act", "agent_memory", "real_time", "delivery_overhead"),
-    *("disk_writes", "thundering_herd", "soak", "recipe_table", "time_to_threshold"),
+    *("disk_writes", "thundering_herd", "soak", "student_cost", "recipe_table", "time_to_threshold"),
 )
 RESULTS: Final = Path("benchmark-results")
 

@@ -178,11 +178,11 @@ class Learner:
         for window in windows:
             self._ledger.mark_learned(window.boot, window.seq)
         self._link.send_acks([(window.boot, window.seq) for window in windows])
-        self._progress.note_update(windows, batch, report, version=self._version, seconds=time.monotonic() - started)
-        self._unpublished += 1
         if self._apprentice is not None:
             taught = partial(algorithm.policy_graph, with_value=True)
             self._apprentice.attend(algorithm.lesson(), taught, update_s=time.monotonic() - started)
+        self._progress.note_update(windows, batch, report, version=self._version, seconds=time.monotonic() - started)
+        self._unpublished += 1
 
     def _offer_policy(self, algorithm: Algorithm, publisher: PolicyPublisher) -> None:
         settings, now = self._settings, time.monotonic()

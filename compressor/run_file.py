@@ -16,6 +16,8 @@ from compressor.layer import Float32Array
 from compressor.policy_graph import Observations
 from compressor.windows import FloatArray
 
+Observation = npt.NDArray[Any]
+
 _SIGN_BIT: Final = 0x80
 """-128 is black in an int8 image, and 0 in a uint8 one: the same bytes but for the highest bit."""
 _WARM_UP: Final = 50
@@ -98,6 +100,21 @@ def _as_input(details: Mapping[str, Any], observations: Observations, state: Flo
         return state.astype(np.float32)
     is_int8_image = details["dtype"] is np.int8
     return (observations.view(np.uint8) ^ _SIGN_BIT).view(np.int8) if is_int8_image else observations
+
+
+def open_step(model: bytes) -> Callable[[Observation], object]:
+    """Load a file without a memory; the result runs it for one observation, and gives its first output's tensor."""
+    interpreter = _interpreter(model)
+    interpreter.allocate_tensors()
+    seen, _ = _inputs(interpreter)
+    output = interpreter.get_output_details()[0]["index"]
+
+    def step(observation: Observation) -> object:
+        interpreter.set_tensor(seen["index"], _as_input(seen, observation[None], np.zeros(0)))
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return step
 
 
 def time_steps(model: bytes, observations: Observations, *, steps: int = 1000) -> StepTime:
