@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Self
 
-import msgspec
-
 from cloud_learner.delivery_ledger import BootKey
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog, AuditUnwritable
 from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.command_words import words_of
 from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
@@ -167,7 +166,7 @@ class FleetLink:
                 issuer=self._issuer,
                 board=board_id,
                 counter=self._command_counter,
-                command=msgspec.json.encode(command).decode(),
+                command=words_of(command),
                 expires_at=utc_timestamp() + _COMMAND_VALID_S,
             )
         except AuditUnwritable as error:

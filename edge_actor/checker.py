@@ -58,14 +58,14 @@ def check(request: CheckPolicy) -> PolicyChecked:
         shapes["state_in"] = (metadata.state_size,)
     inspection.require_inputs(shapes)
     policy.warm_up()
-    times_us = require_usable(policy, _observations(policy), at_most_s=_TRIAL_S)
+    times_us = require_usable(policy, observations_for(policy), at_most_s=_TRIAL_S)
     budget_us, slow_us = latency_budget_us(request.run, request.good_us), float(np.percentile(times_us, 99))
     if slow_us > budget_us:
         raise BadPolicyFile(f"an inference takes {slow_us:.0f} us, and may take {budget_us:.0f}", reason="slow")
     return PolicyChecked(serial=request.serial, inference_us=float(np.median(times_us)))
 
 
-def _observations(policy: Policy) -> Iterator[NDArray[Any]]:
+def observations_for(policy: Policy) -> Iterator[NDArray[Any]]:
     rng = np.random.default_rng(_SEED)  # the same for every policy and board: a refusal can be repeated
     spec = policy.metadata.observation
     shape = (policy.observation.shape[0], *stacked_shape(spec, policy.metadata.frame_stack))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from edge_actor.bench_messages import Benched
+from edge_actor.child_process import ChildProcess
 from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.worker_messages import EvaluatePolicy
@@ -12,6 +14,8 @@ from edge_actor.workforce import Workforce
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import (
     AtRest,
+    Bench,
+    BenchResult,
     Command,
     CommandReply,
     Evaluate,
@@ -25,12 +29,13 @@ from fleet_protocol.signing import FrameRefused
 
 _POLICY_WAIT_S: Final = 10.0
 _EVALUATION_LIMIT_S: Final = 600.0
+_BENCH_LIMIT_S: Final = 120.0
 
 
 @dataclass(slots=True)
 class _Pending:
     header: FrameHeader
-    command: Evaluate | Pause
+    command: Evaluate | Pause | Bench
     deadline: float
     is_started: bool = False
 
@@ -68,6 +73,8 @@ class Commander:
         self._tell = tell
         self._pending: list[_Pending] = []
         self._counters: dict[str, int] = {}
+        self._is_paused = False
+        self._bench: ChildProcess[Benched] | None = None
 
     def take(self, header: FrameHeader, command: Command) -> None:
         """Begin to carry out a command.
@@ -82,19 +89,31 @@ class Commander:
         self._tell("commands_accepted", f"{deed}: command {header.version} of {header.issuer}")
         match command:
             case Resume():
-                self._workforce.halt(halted=False)
+                self._is_paused = False
                 self._send(header)
             case Pause():
-                self._workforce.halt(halted=True)
+                self._is_paused = True
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
-            case Evaluate():
+            case Evaluate() | Bench():
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
+        self._halt_or_go_on()
 
     def answer(self) -> None:
         """Answer what can be answered now; called after every turn of the supervisor's loop."""
         if self._pending:
             self._take_results()
             self._pending = [pending for pending in self._pending if not self._progress(pending)]
+            self._halt_or_go_on()
+
+    def end(self) -> None:
+        """End what is under way."""
+        if self._bench is not None:
+            self._bench.end(wait_s=0.0)
+
+    def _halt_or_go_on(self) -> None:
+        """Nothing acts while a policy is measured."""
+        is_measuring = any(isinstance(pending.command, Bench) for pending in self._pending)
+        self._workforce.halt(halted=self._is_paused or is_measuring)
 
     def _progress(self, pending: _Pending) -> bool:
         """Carry a command on; True when it is answered."""
@@ -102,10 +121,15 @@ class Commander:
             if self._workforce.is_at_rest:
                 self._send(pending.header, self._outbox.at_rest(pending.command.run_id))
                 return True
+        elif isinstance(pending.command, Bench):
+            if self._measure(pending, pending.command):
+                return True
         elif not pending.is_started:
             self._start_evaluation(pending, pending.command)
         if time.monotonic() < pending.deadline:
             return False
+        if isinstance(pending.command, Bench) and pending.is_started:
+            self._end_bench()
         newest = self._shelf.newest
         self._fail(pending.header, f"not done in time; this board holds policy {newest.version if newest else 0}")
         return True
@@ -126,6 +150,31 @@ class Commander:
         if pending.is_started:
             pending.deadline = time.monotonic() + _EVALUATION_LIMIT_S
 
+    def _measure(self, pending: _Pending, command: Bench) -> bool:
+        """Measure a policy in a process of its own, one at a time; True when that is answered."""
+        if not pending.is_started:
+            if self._bench is None and self._workforce.is_at_rest:
+                self._bench = ChildProcess("edge_actor.bench", Benched)
+                self._bench.send(command)
+                pending.is_started, pending.deadline = True, time.monotonic() + _BENCH_LIMIT_S
+            return False
+        assert self._bench is not None  # noqa: S101 - it was started for this command
+        if not self._bench.pipe.poll():
+            return False
+        try:
+            said = self._bench.receive()
+            self._send(pending.header, said.result, said.problem)
+        except EOFError:
+            self._fail(
+                pending.header, f"the policy has ended the process that measured it (status {self._end_bench()})"
+            )
+        self._end_bench()
+        return True
+
+    def _end_bench(self) -> int:
+        bench, self._bench = self._bench, None
+        return bench.end(wait_s=0.0) if bench is not None else 0
+
     def _take_results(self) -> None:
         results, self._workforce.evaluated = self._workforce.evaluated, []
         for result in results:
@@ -137,7 +186,10 @@ class Commander:
         self._send(header, problem=Problem(code=ExitCode.ENVIRONMENT_FAILED, sentence=sentence))
 
     def _send(
-        self, header: FrameHeader, result: EvaluationResult | AtRest | None = None, problem: Problem | None = None
+        self,
+        header: FrameHeader,
+        result: EvaluationResult | AtRest | BenchResult | None = None,
+        problem: Problem | None = None,
     ) -> None:
         self._reply(
             CommandReply(

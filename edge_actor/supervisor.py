@@ -154,8 +154,8 @@ class Supervisor:
             self._crash_watch.end()
             self._files.retry(now=True)
             self._send_telemetry(now=True)
-            self._workforce.end()
-            self._admission.checker.end()
+            for part in (self._workforce, self._commander, self._admission.checker):
+                part.end()
             self._keeper.close()
             self._link.close(self._presence.session_id)
             self._inbox.close()

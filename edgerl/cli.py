@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgerl.audit_commands import audit_app
+from edgerl.bench_command import bench
 from edgerl.chaos_command import chaos
 from edgerl.command_command import command
 from edgerl.compress_command import compress
@@ -44,6 +45,7 @@ add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
 app.command()(chaos)
 app.command()(compress)
+app.command()(bench)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import Birth, Command, CommandReply, Evaluate, EvaluationResult, Pause, Resume
+
+if TYPE_CHECKING:
+    from fleet_manager.commands import BoardCommander
 
 Action = Literal["pause", "resume", "evaluate"]
 
@@ -36,6 +39,23 @@ def command(
 
     Example: `edgerl command kitchen-1 evaluate --episodes 20 -c fleet/manager/edgerl.toml`
     """
+    with open_commander(board, config=config, broker=broker, fleet=fleet, audit=audit) as commander:
+        birth = commander.find()
+        deed = _deed(action, birth, episodes=episodes, policy_version=policy_version, seed=seed)
+        reply = commander.send(deed, run_id=birth.run_id, wait_s=wait or _WAIT_S[action])
+    _print(reply, output)
+    if reply.problem is not None:
+        raise ProgramError(ExitCode.COMMAND_FAILED, f"board {board!r}: {reply.problem.sentence}")
+
+
+def open_commander(
+    board: str, *, config: Path | None, broker: str | None, fleet: str | None, audit: str | None
+) -> "BoardCommander":
+    """What commands a board, by the manager's settings.
+
+    Raises:
+        ProgramError: A setting is wrong, or a key is missing.
+    """
     from fleet_manager.commands import BoardCommander  # noqa: PLC0415
     from fleet_manager.config import ManagerSettings  # noqa: PLC0415
     from fleet_protocol.address import broker_address  # noqa: PLC0415
@@ -46,17 +66,14 @@ def command(
     flags = {"broker": broker, "fleet": fleet, "audit": audit}
     settings = load_settings(ManagerSettings, "manager", file=config, flags=flags)
     _check_names(settings.fleet, board)
-    log = AuditLog(Path(settings.audit))
-    address = broker_address(settings)
     keys = SigningKeys.of(settings, kinds=["command"], role="manager")
-    signer = keys.signer if keys else None
-    with BoardCommander(address, fleet=settings.fleet, board_id=board, audit=log, signer=signer) as commander:
-        birth = commander.find()
-        deed = _deed(action, birth, episodes=episodes, policy_version=policy_version, seed=seed)
-        reply = commander.send(deed, run_id=birth.run_id, wait_s=wait or _WAIT_S[action])
-    _print(reply, output)
-    if reply.problem is not None:
-        raise ProgramError(ExitCode.COMMAND_FAILED, f"board {board!r}: {reply.problem.sentence}")
+    return BoardCommander(
+        broker_address(settings),
+        fleet=settings.fleet,
+        board_id=board,
+        audit=AuditLog(Path(settings.audit)),
+        signer=keys.signer if keys else None,
+    )
 
 
 def _deed(action: Action, birth: Birth, *, episodes: int, policy_version: int, seed: int) -> Command:

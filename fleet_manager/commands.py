@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, Self
 
-import msgspec
-
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog
 from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.command_words import words_of
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import Birth, Command, CommandReply, LogLine, Status
 from fleet_protocol.mqtt import MqttConnection, Subscription
@@ -131,7 +130,7 @@ class BoardCommander:
             board=self._board_id,
             # A clock rises even where the audit was lost; the audit rises even where the clock was set back.
             at_least=utc_milliseconds(),
-            command=msgspec.json.encode(command).decode(),
+            command=words_of(command),
             expires_at=now + valid_s,
         )
 

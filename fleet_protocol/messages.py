@@ -135,7 +135,18 @@ class Resume(Message, frozen=True, kw_only=True, tag="resume"):
     """Act again."""
 
 
-Command = Evaluate | Pause | Resume
+class Bench(Message, frozen=True, kw_only=True, tag="bench"):
+    """Measure what a policy would cost this board, in a process of its own, while nothing acts."""
+
+    model: bytes
+    copies: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Observations at a time."""
+    steps: Annotated[int, Meta(ge=100, le=1_000_000)] = 2000
+    warm_up: Annotated[int, Meta(ge=0, le=100_000)] = 100
+    """Steps before those that are timed."""
+
+
+Command = Evaluate | Pause | Resume | Bench
 
 
 # --- boards to all --------------------------------------------------------------------------------------------------
@@ -262,6 +273,27 @@ class EvaluationResult(Message, frozen=True, kw_only=True, tag="evaluation"):
     lengths: list[Positive]
 
 
+class BenchResult(Message, frozen=True, kw_only=True, tag="bench"):
+    """What a policy costs a board: one thread, inference alone."""
+
+    sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    runtime: str
+    load_ms: float
+    """From the bytes to tensors."""
+    first_us: float
+    """The first inference, for which the runtime may have put something off."""
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    p999_us: float
+    steps: Positive
+    rss_mb: float
+    """By which loading and running it made the process larger."""
+    temperature_c: float | None = None
+    throttled: Count | None = None
+    """As in Health, at the end."""
+
+
 class EarlierBoot(Message, frozen=True, kw_only=True):
     """What an earlier boot of a board last wrote to disk of a run, and what has become of it: which seqs are where."""
 
@@ -288,5 +320,5 @@ class CommandReply(Message, frozen=True, kw_only=True):
     boot_id: Name
     issuer: Name
     counter: Count
-    result: EvaluationResult | AtRest | None = None
+    result: EvaluationResult | AtRest | BenchResult | None = None
     problem: Problem | None = None

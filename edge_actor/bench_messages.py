@@ -1,0 +1,10 @@
+"""What the bench says to its supervisor, encoded by the fleet's codec; it is asked with the command itself."""
+
+from fleet_protocol.messages import BenchResult, Message, Problem
+
+
+class Benched(Message, frozen=True, kw_only=True):
+    """The answer: a result, or why there is none."""
+
+    result: BenchResult | None = None
+    problem: Problem | None = None
