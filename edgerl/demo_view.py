@@ -43,7 +43,7 @@ def final_table(report: dict[str, Any]) -> Table:
         "time to target": f"{to_target} s from the first policy, {wall:.1f} s in all",
         "learned from": f"{report['env_steps']:,} steps in {report['learner_updates']:,} updates",
         "mean return, last 100 episodes": _number(report["return_mean_100"]),
-        f"greedy evaluation ({report['precision']}, on a board)": _evaluation(evaluation),
+        f"greedy evaluation ({report['recipe']}, on a board)": _evaluation(evaluation),
         "policies": f"{policies['published']} of {policies['bytes']} bytes, exported in "
         f"{_percentile(policies['export_ms'], 'p50')} ms (p50)",
         "publish to first action": f"p50 {_percentile(policies['publish_to_act_ms'], 'p50')} ms, "
