@@ -66,6 +66,7 @@ def check(request: CheckPolicy) -> PolicyChecked:
 
 
 def observations_for(policy: Policy) -> Iterator[NDArray[Any]]:
+    """Zeros, then noise and outliers, `[N, ...]`: what a policy is tried with, the same for every one of its shape."""
     rng = np.random.default_rng(_SEED)  # the same for every policy and board: a refusal can be repeated
     spec = policy.metadata.observation
     shape = (policy.observation.shape[0], *stacked_shape(spec, policy.metadata.frame_stack))

@@ -1,5 +1,7 @@
 """The operator's commands: signed, noted before they are sent, answered, and refused where somebody else gives them."""
 
+import base64
+import hashlib
 import json
 import sqlite3
 import subprocess
@@ -13,13 +15,17 @@ from fleet_processes import Program
 from hardened_broker import HardenedFleet, hardened_fleet
 from running_depot import EDGERL
 
+from cloud_learner.networks import ActorCritic
+from cloud_learner.policy_metadata import policy_metadata
+from compressor import CompressionRecipe, compress
 from fleet_manager.commands import BoardCommander
 from fleet_protocol.audit import AuditLog
 from fleet_protocol.codec import BadMessage, decode
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.keys import PrivateKey
-from fleet_protocol.messages import Resume, Telemetry
+from fleet_protocol.messages import Resume, RunSpec, Telemetry
 from fleet_protocol.signing import Signer
+from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 
 WaitUntil = Callable[..., None]
 
@@ -112,6 +118,65 @@ def test_a_board_pauses_evaluates_and_resumes(fleet: Fleet, telemetry: Callable[
     assert [kind for kind, _ in counters] == ["command", "answer"] * 3
     assert [a == b for (_, a), (_, b) in zip(counters[::2], counters[1::2], strict=True)] == [True] * 3
     assert fleet.audit.verify() == []
+
+
+def policy_files(folder: Path) -> dict[str, Path]:
+    """A large policy in float32 and int8, and one whose file ends in the middle."""
+    spaces = BoxSpec(shape=(4,), dtype="float32"), DiscreteSpec(n=2)
+    network = ActorCritic(*spaces, [512, 512])
+    run = RunSpec(run_id="r", generation=1, env_id="X", unroll_length=8)
+    files: dict[str, Path] = {}
+    for text in ("float32", "int8-dynamic"):
+        graph, recipe = network.to_graph(), CompressionRecipe.parse(text)
+        metadata = policy_metadata(graph, recipe, run=run, version=1, spaces=spaces, largest_logit=0.0)
+        files[text] = folder / f"{text}.tflite"
+        files[text].write_bytes(compress(graph, recipe, metadata=metadata).model)
+    files["broken"] = folder / "broken.tflite"
+    files["broken"].write_bytes(files["float32"].read_bytes()[:5000])
+    return files
+
+
+def test_a_board_measures_policies_while_nothing_acts_and_goes_on(
+    fleet: Fleet, telemetry: Callable[[], Telemetry], tmp_path: Path, wait_until: WaitUntil
+):
+    files = policy_files(tmp_path)
+    command = [EDGERL, "bench", files["float32"], files["int8-dynamic"], "--on", "b1", "--steps", "300"]
+    command += ["-c", fleet.config, "--format", "json"]
+    before = steps(telemetry())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["board"] == "b1"
+    for told, text in zip(said["policies"], ("float32", "int8-dynamic"), strict=True):
+        model = files[text].read_bytes()
+        assert base64.b64decode(told["sha256"]) == hashlib.sha256(model).digest()
+        assert 0 < told["p50_us"] <= told["p95_us"] <= told["p99_us"] <= told["p999_us"]
+        assert told["load_ms"] > 0
+        assert told["steps"] == 300
+        assert told["runtime"].startswith("ai-edge-litert")
+    large, small = said["policies"]
+    assert large["rss_mb"] > small["rss_mb"]
+    wait_until(lambda: steps(telemetry()) > before + 500, timeout_s=60, what="steps after the bench")
+    entries = [json.loads(entry["command"]) for kind, entry in fleet.audited() if kind == "command"]
+    assert [entry["model"]["sha256"] for entry in entries] == [
+        hashlib.sha256(files[text].read_bytes()).hexdigest() for text in ("float32", "int8-dynamic")
+    ]
+
+
+def test_a_paused_board_stays_paused_after_a_bench_and_a_broken_policy_is_named(
+    fleet: Fleet, telemetry: Callable[[], Telemetry], tmp_path: Path
+):
+    files = policy_files(tmp_path)
+    assert fleet.command("b1", "pause").returncode == 0
+    at_rest = steps(telemetry())
+    flags = ["--on", "b1", "--steps", "100", "-c", fleet.config]
+    for name, code in (("broken", ExitCode.COMMAND_FAILED), ("float32", ExitCode.OK)):
+        command = [EDGERL, "bench", files[name], *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == code, done.stderr
+        assert ("cannot be run here" in " ".join(done.stderr.split())) == (name == "broken")
+    fleet.command("b1", "evaluate", "--episodes", "1")
+    assert steps(telemetry()) == at_rest
 
 
 def test_a_board_that_rests_says_so_again(fleet: Fleet, telemetry: Callable[[], Telemetry]):

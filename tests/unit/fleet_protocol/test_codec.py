@@ -13,6 +13,7 @@ from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import (
     Ack,
     AtRest,
+    Bench,
     Birth,
     Command,
     CommandReply,
@@ -55,6 +56,7 @@ MESSAGES = [
     ),
     Ack(boot_id="boot", finished=[(0, 3), (7, 7)]),
     Evaluate(policy_version=3, episodes=100),
+    Bench(model=b"\x00\xff", copies=2),
     TrajectoryMessage(run_id="r", board_id="b", boot_id="boot", seq=5, oldest_seq=2, body=b"\x00\xff"),
     Telemetry(
         board_id="b",
