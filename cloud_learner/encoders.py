@@ -160,4 +160,4 @@ def _convolution(inputs: int, outputs: int, *, window: int, stride: int = 1, pad
 
 
 def _channels_last(*layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload] - torch's stub wants a device too
