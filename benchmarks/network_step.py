@@ -61,7 +61,7 @@ def _camera(steps: int) -> tuple[dict[str, Step], np.ndarray]:
     network = ActorCritic(FRAME, ACTION, [], network="nature-cnn", frame_stack=FRAME_STACK).eval()
     frames = np.random.default_rng(1).integers(0, 256, (steps, 84, 84, 1), np.uint8)
     plain = ActorCritic(FRAME, ACTION, [], network="nature-cnn", frame_stack=FRAME_STACK).eval()
-    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] - torch's stub wants a device too
     backends: dict[str, Step] = {
         "torch eager": _torch_camera(plain, torch.contiguous_format),
         "torch eager, channels last": _torch_camera(network, torch.channels_last),

@@ -126,4 +126,4 @@ def _initialised(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def _channels_last(*layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload] - torch's stub wants a device too

@@ -141,7 +141,7 @@ class ActorCritic(nn.Module):
             value_head=export_layer(self.value_head) if with_value else None,
             value_torso=None if own_tower is None else export_tower(own_tower),
             memory=None if self.memory is None else export_memory(self.memory),
-            image_shape=None if is_vector else self._shape,  # type: ignore[arg-type]
+            image_shape=None if is_vector else self._shape,  # type: ignore[arg-type] - an image has three sides
             observation_shift=as_numpy(normaliser.shift) if is_vector else None,
             observation_scale=as_numpy(normaliser.scale) if is_vector else None,
         )

@@ -1,5 +1,6 @@
 """A broker on this machine's loopback: mosquitto where it is installed, else the embedded amqtt."""
 
+import random
 import signal
 import socket
 import subprocess
@@ -7,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ _START_WAIT_S: Final = 15.0
 _END_WAIT_S: Final = 2.0
 _WATCH_PERIOD_S: Final = 0.2
 _LINES_OF_AN_ERROR: Final = 3
+_NEVER_LENT: Final = range(20_000, 32_768)  # Linux lends 32768 to 60999, others 49152 and above
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,15 @@ def run_broker(port: int, *, kind: BrokerKind = "auto") -> None:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return probe.getsockname()[1]
+    """A port on 127.0.0.1 that nobody uses now.
+
+    None that the kernel lends to whoever asks for any port: it would be gone when a broker that was away comes back.
+    """
+    while True:
+        port = random.choice(_NEVER_LENT)  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((_HOST, port))
+            return port
 
 
 def _require_free(address: BrokerAddress) -> None:

@@ -37,6 +37,7 @@ CREATE TRIGGER IF NOT EXISTS no_replacement BEFORE INSERT ON entry WHEN EXISTS (
 PRAGMA application_id=1164207937;
 COMMIT;
 """
+_PARTS: Final = frozenset({"entry", "no_change", "no_deletion", "no_replacement"})
 _LAST: Final = "SELECT id, at, kind, details, previous, hash FROM entry ORDER BY id DESC LIMIT 1"
 _ALL: Final = "SELECT id, at, kind, details, previous, hash FROM entry ORDER BY id"
 _HIGHEST_COUNTER: Final = (
@@ -197,12 +198,12 @@ class AuditLog:
 
 
 def _is_ours(database: sqlite3.Connection) -> bool:
-    """Whether it has our tables; not while it is empty."""
+    """Whether it has our table and all that protects it; not while it is empty, or where a trigger was taken away."""
     (application,) = database.execute("PRAGMA application_id").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != _APPLICATION_ID and tables:
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if application != _APPLICATION_ID and names:
         raise sqlite3.DatabaseError("it is another program's file")
-    return application == _APPLICATION_ID
+    return names >= _PARTS
 
 
 def _hash_of(entry_id: int, at: str, kind: str, details: str, previous: str) -> str:

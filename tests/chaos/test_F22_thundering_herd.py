@@ -19,7 +19,7 @@ LIGHT_WORK: Final = (
     *("--unroll-length", "8", "--copies", "2", "--batch-windows", "64"),
     *("--publish-every-s", "5", "--publish-every-updates", "1000000"),
 )
-"""All thousand boards share one processor with the learner: small windows, and a policy now and then."""
+"""All boards share one processor with the learner: small windows, and a policy now and then."""
 
 
 # After 30 s most boards wait as long as they ever do: up to 20 s, at random.

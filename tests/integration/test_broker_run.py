@@ -91,6 +91,11 @@ def test_a_broker_that_does_not_come_up_says_why(kind: str, monkeypatch: pytest.
     assert refusal.value.exit_code == ExitCode.PROCESS_DIED
 
 
+def test_a_free_port_is_none_that_the_kernel_lends():
+    first_lent = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 <= free_port() < first_lent for _ in range(100))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broker_dies_with_a_killed_parent(
     kind: str, wait_until: WaitUntil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -102,6 +102,14 @@ def test_a_log_that_was_made_anew_lacks_the_head_that_was_noted(path: Path):
     assert "was noted" in log.verify(head=head)[0]
 
 
+def test_what_protects_the_file_comes_back_with_the_next_entry(path: Path):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(WITHOUT_TRIGGERS)
+    AuditLog(path).append("x")
+    with closing(sqlite3.connect(path)) as database, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        database.execute("DELETE FROM entry")
+
+
 def test_a_log_goes_on_after_rows_were_lost_and_still_tells(path: Path):
     tamper(path, "DELETE FROM entry WHERE id > 3")
     AuditLog(path).append("revoked", name="b1")
