@@ -10,6 +10,8 @@ NetworkKind = Literal["auto", "mlp", "nature-cnn", "impala-resnet"]
 MemoryKind = Literal["none", "gru", "lstm"]
 
 
+AUTO: Final = "auto"
+"""The recipe that each class of boards chooses by itself."""
 SIGNED_KINDS: Final = ("run", "policy", "command")
 """What a learner's key must be allowed to sign."""
 
@@ -69,7 +71,7 @@ class LearnerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_policy_lag: Positive = 64
     """Windows whose newest step is further behind than this are refused, in versions."""
     recipe: str = "int8-dynamic"
-    """How policies are compressed, e.g. int8-dynamic or distill(64,64)+prune(0.5)+qat+int8-dynamic."""
+    """How policies are compressed, e.g. distill(64,64)+qat+int8-dynamic; auto = as boards measure."""
     max_compression_kl: Annotated[float, Meta(gt=0.0)] = 0.1
     """A compressed policy that is further (mean KL, nats) from what was learned is not published, but a humbler one."""
     frame_stack: Annotated[int, Meta(ge=1, le=16)] = 1

@@ -33,7 +33,9 @@ class Heartbeat:
         self._log_due_at = 0.0
         self._keys_problem = ""
 
-    def beat(self, state: RunState, progress: Progress, book: BoardBook, *, version: int, force: bool) -> None:
+    def beat(
+        self, state: RunState, progress: Progress, book: BoardBook, *, versions: dict[str, int], force: bool
+    ) -> None:
         """Publish a report if one is due, or at once."""
         now = time.monotonic()
         if now < self._due_at and not force:
@@ -50,7 +52,7 @@ class Heartbeat:
             generation=self._run.generation,
             env_id=self._run.env_id,
             state=state,
-            versions={self._run.group: version},
+            versions=versions,
             heartbeat_s=self._period_s,
             env_steps=progress.env_steps,
             learner_updates=progress.updates,

@@ -1,6 +1,6 @@
 """The learner. Read this first: `Learner.lead` is a run from first to last message, and `Learner._learn` its loop.
 
-    boards --windows--> intake --queue--> [ correct, learn, ack ] --snapshot--> publisher --policies--> boards
+    boards --windows--> intake --queue--> [ correct, learn, ack ] --update--> outlet --policies--> boards
 
 Threads: the network's, which only hands over; the intake's; the publisher's; and this one, which owns the networks.
 """
@@ -9,20 +9,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from numpy.typing import NDArray
 
 from cloud_learner.algorithms.algorithm import Algorithm
 from cloud_learner.algorithms.making import make_algorithm, restore
-from cloud_learner.apprentice import Apprentice
-from cloud_learner.awakening import Awakening
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
-from cloud_learner.calibration import recent_observations
 from cloud_learner.checkpoints import StateFolder, StateUnwritable, VersionCounter
 from cloud_learner.config import LearnerSettings
 from cloud_learner.delivery_ledger import DeliveryLedger
@@ -30,23 +25,22 @@ from cloud_learner.fleet_link import FleetLink
 from cloud_learner.heartbeat import Heartbeat, RunState
 from cloud_learner.intake import Intake
 from cloud_learner.networks import state_size
-from cloud_learner.policy_compressor import PolicyCompressor, Snapshot, require_fit
-from cloud_learner.policy_publisher import PolicyPublisher
+from cloud_learner.policy_outlet import PolicyOutlet
 from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
 from cloud_learner.saved_run import SavedRun
 from cloud_learner.settlement import Settlement
+from cloud_learner.standing_order import StandingOrder
 from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
 from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import EvaluationResult, RunSpec
+from fleet_protocol.messages import EvaluationResult, Resume, RunSpec
 from fleet_protocol.spaces import branches
 
 _IDLE_WAIT_S: Final = 0.1
 _REST_WAIT_S: Final = 15.0
 _INTERRUPTED_REST_WAIT_S: Final = 5.0  # a board whose card is slow hears nothing while it writes
 _EVALUATION_WAIT_S: Final = 300.0
-_OLD_RUNTIME: Final = "tflite-runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ class Learner:
         run: What boards are told.
         link: To the fleet.
         device: Where tensors live.
-        recipe: How policies are compressed.
+        recipe: How policies are compressed; None has each class of boards choose.
         saved: What to go on from, or None.
     """
 
@@ -81,7 +75,7 @@ class Learner:
         *,
         link: FleetLink,
         device: torch.device,
-        recipe: CompressionRecipe,
+        recipe: CompressionRecipe | None,
         saved: SavedRun | None,
     ) -> None:
         self._settings = settings
@@ -94,18 +88,15 @@ class Learner:
         self._windows = TrajectoryQueue()
         self._book = BoardBook(run.run_id, saved.spaces if saved else None)
         self._progress = Progress(settings.target_return, **(saved.progress if saved else {}))
-        self._publisher: PolicyPublisher | None = None
+        self._outlet: PolicyOutlet | None = None
         self._base_version = 0
         self._started_at = time.monotonic()
         self._heartbeat = Heartbeat(link, run, period_s=settings.heartbeat_s)
-        self._awakening = Awakening(link, self._book, run_id=run.run_id) if saved else None
+        # Nobody knows which boards rest since an earlier learner brought them to; one that acts is not disturbed.
+        self._awakening = StandingOrder(link, self._book, run_id=run.run_id, command=lambda _: Resume())
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
-        self._publish_due = 0.0
-        self._unpublished = 0
         self._state: RunState = "waiting"
         self._branches: tuple[int, ...] = ()
-        self._calibration: NDArray[Any] | None = None
-        self._apprentice: Apprentice | None = None
 
     def lead(self, state: StateFolder, versions: VersionCounter, should_stop: Callable[[], bool]) -> RunResult:
         """Announce, wait for a board, learn, settle, report."""
@@ -127,15 +118,12 @@ class Learner:
             evaluation = None
             if spaces is not None:
                 algorithm = make_algorithm(settings, spaces, frame_stack=self._run.frame_stack, device=self._device)
-                require_fit(self._recipe, algorithm.policy_graph())
                 if self._saved is not None:
                     restore(algorithm, self._saved, state)
                 self._branches = branches(spaces[1])
-                if self._recipe.needs_training:
-                    self._apprentice = Apprentice(self._recipe, self._branches, floor=settings.max_compression_kl)
-                with self._make_publisher(versions, spaces) as self._publisher:
-                    self._learn(algorithm, self._publisher, state, intake, should_stop)
-                    evaluation = self._settle(algorithm, self._publisher, state, interrupted=should_stop())
+                with self._make_outlet(algorithm, versions, spaces) as self._outlet:
+                    self._learn(algorithm, self._outlet, state, intake, should_stop)
+                    evaluation = self._settle(algorithm, self._outlet, state, interrupted=should_stop())
             self._state = "ended"
             self._beat(force=True)
             return self._conclude(intake, evaluation, interrupted=should_stop())
@@ -143,7 +131,7 @@ class Learner:
     def _learn(
         self,
         algorithm: Algorithm,
-        publisher: PolicyPublisher,
+        outlet: PolicyOutlet,
         state: StateFolder,
         intake: Intake,
         should_stop: Callable[[], bool],
@@ -151,21 +139,18 @@ class Learner:
         """Take a batch, learn from it, ack it, publish, beat, save; until the end."""
         self._state = "learning"
         self._progress.started_at = time.monotonic()
-        publisher.offer(self._snapshot(algorithm))
         while not (self._is_over() or should_stop()):
             intake.raise_failure()
             self._link.raise_failure()
-            publisher.raise_failure()
-            if self._awakening is not None:
-                self._awakening.ask()
-            if self._apprentice is not None:
-                self._apprentice.practise(lambda: len(self._windows) > 0, wait_s=_IDLE_WAIT_S)
-            self._update(algorithm)
-            self._offer_policy(algorithm, publisher)
+            if self._saved is not None:
+                self._awakening.give()
+            outlet.attend(lambda: len(self._windows) > 0, wait_s=_IDLE_WAIT_S)
+            self._update(algorithm, outlet)
+            outlet.offer_if_due()
             self._beat()
             self._save_if_due(algorithm, state)
 
-    def _update(self, algorithm: Algorithm) -> None:
+    def _update(self, algorithm: Algorithm, outlet: PolicyOutlet) -> None:
         windows = self._windows.take(
             self._settings.batch_windows, wait_s=self._settings.batch_wait_s, idle_wait_s=_IDLE_WAIT_S
         )
@@ -174,34 +159,19 @@ class Learner:
         started = time.monotonic()
         batch = make_batch([window.trajectory for window in windows], self._device, self._branches)
         report = algorithm.update(batch)
-        self._calibration = recent_observations(batch)
         for window in windows:
             self._ledger.mark_learned(window.boot, window.seq)
         self._link.send_acks([(window.boot, window.seq) for window in windows])
-        if self._apprentice is not None:
-            taught = partial(algorithm.policy_graph, with_value=True)
-            self._apprentice.attend(algorithm.lesson(), taught, update_s=time.monotonic() - started)
+        outlet.take(batch, largest_logit=report.largest_logit, update_s=time.monotonic() - started)
         self._progress.note_update(windows, batch, report, version=self._version, seconds=time.monotonic() - started)
-        self._unpublished += 1
-
-    def _offer_policy(self, algorithm: Algorithm, publisher: PolicyPublisher) -> None:
-        settings, now = self._settings, time.monotonic()
-        due = self._unpublished >= settings.publish_every_updates or now >= self._publish_due
-        if not (self._unpublished and due):
-            return
-        publisher.offer(self._snapshot(algorithm))
-        self._unpublished = 0
-        self._publish_due = now + settings.publish_every_s
 
     def _settle(
-        self, algorithm: Algorithm, publisher: PolicyPublisher, state: StateFolder, *, interrupted: bool
+        self, algorithm: Algorithm, outlet: PolicyOutlet, state: StateFolder, *, interrupted: bool
     ) -> EvaluationResult | None:
         """Publish the last policy, bring the boards to rest, save, evaluate."""
         self._state = "settling"
         self._beat(force=True)
-        if self._unpublished:
-            publisher.offer(self._snapshot(algorithm))
-        version = publisher.drain(timeout_s=_REST_WAIT_S)
+        version = outlet.drain(timeout_s=_REST_WAIT_S)
         self._save(algorithm, state)
         settlement = Settlement(self._link, self._book, run_id=self._run.run_id)
         settlement.rest_boards(self._ledger, timeout_s=_INTERRUPTED_REST_WAIT_S if interrupted else _REST_WAIT_S)
@@ -216,7 +186,7 @@ class Learner:
             run_id=self._run.run_id,
             wall_s=time.monotonic() - self._started_at,
             progress=self._progress,
-            publisher=self._publisher,
+            outlet=self._outlet,
             ledger=self._ledger,
             intake=intake,
             book=self._book,
@@ -233,7 +203,7 @@ class Learner:
 
     @property
     def _version(self) -> int:
-        return max(self._base_version, self._publisher.version if self._publisher else 0)
+        return max(self._base_version, self._outlet.publisher.version if self._outlet else 0)
 
     def _is_over(self) -> bool:
         limit = self._settings.time_limit_s
@@ -249,29 +219,22 @@ class Learner:
             self._book.wait_for(lambda: self._book.spaces is not None, _IDLE_WAIT_S)
         return self._book.spaces
 
-    def _snapshot(self, algorithm: Algorithm) -> Snapshot:
-        newest, graph = self._progress.newest, algorithm.policy_graph()
-        student = None if self._apprentice is None else self._apprentice.fit(graph)
-        return Snapshot(graph, newest.largest_logit if newest else 0.0, self._calibration, student)
-
-    def _make_publisher(self, versions: VersionCounter, spaces: Spaces) -> PolicyPublisher:
-        return PolicyPublisher(
-            self._link.publish_policy,
+    def _make_outlet(self, algorithm: Algorithm, versions: VersionCounter, spaces: Spaces) -> PolicyOutlet:
+        return PolicyOutlet(
+            self._settings,
+            self._run,
+            algorithm=algorithm,
+            recipe=self._recipe,
+            spaces=spaces,
+            link=self._link,
+            book=self._book,
             versions=versions,
-            run=self._run,
-            compressor=PolicyCompressor(
-                self._recipe,
-                run=self._run,
-                spaces=spaces,
-                has_old_runtime=lambda: self._book.has_runtime(_OLD_RUNTIME),
-                floor=self._settings.max_compression_kl,
-            ),
-            max_bytes_per_s=self._settings.max_publish_bytes_per_s,
-            signer=self._link.signer,
         )
 
     def _beat(self, *, force: bool = False) -> None:
-        self._heartbeat.beat(self._state, self._progress, self._book, version=self._version, force=force)
+        versions = self._outlet.publisher.versions if self._outlet else {}
+        versions = {self._run.group: self._version} | versions
+        self._heartbeat.beat(self._state, self._progress, self._book, versions=versions, force=force)
 
     def _save_if_due(self, algorithm: Algorithm, state: StateFolder) -> None:
         if time.monotonic() >= self._checkpoint_due:

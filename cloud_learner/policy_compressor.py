@@ -1,11 +1,11 @@
-"""From weights to a file that the fleet can run, by the run's recipe, or by a humbler one where that is not fit to act.
+"""From weights to a file that boards can run, by the first of some recipes that is fit to act.
 
-the recipe --> int8-dynamic --> float32        the first that holds the floor is published
+the run's recipe --> int8-dynamic --> float32        or, by `recipe = "auto"`, what a class of boards runs fastest first
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,6 @@ from compressor.calibration import CalibrationError, Ranges, calibrate
 from compressor.divergence import branches_of, kl_divergence
 from compressor.pruning import prune
 from compressor.quantization_aware import make_rounded
-from compressor.recipe import float32, int8_dynamic
 from compressor.run_file import run_model
 from compressor.student import make_student
 from fleet_protocol.exit_codes import ExitCode, ProgramError
@@ -90,26 +89,29 @@ class PolicyCompressor:
     """Makes files of snapshots.
 
     Args:
-        recipe: How, where that holds the floor.
+        recipes: How, the best first, and float32 at last.
         run: For which run.
         spaces: Observation and action space, for the file's metadata.
         has_old_runtime: Whether a live board runs a runtime that cannot read a scale for each row.
         floor: The largest mean KL(policy || file) in nats with which a file is fit to act.
 
     Attributes:
-        stand_ins: Files that were made by another recipe than the run's.
+        recipes: As given; others may be put in their place.
+        stand_ins: Files that were made by another recipe than the first.
+        model_bytes: Size of the newest file.
+        newest: Its recipe.
     """
 
     def __init__(
         self,
-        recipe: CompressionRecipe,
+        recipes: Sequence[CompressionRecipe],
         *,
         run: RunSpec,
         spaces: tuple[BoxSpec, SpaceSpec],
         has_old_runtime: Callable[[], bool],
         floor: float,
     ) -> None:
-        self._recipe = recipe
+        self.recipes = tuple(recipes)
         self._run = run
         self._spaces = spaces
         self._has_old_runtime = has_old_runtime
@@ -117,6 +119,8 @@ class PolicyCompressor:
         self._told: set[str] = set()
         self._judged: dict[CompressionRecipe, _Verdict] = {}
         self.stand_ins = 0
+        self.model_bytes = 0
+        self.newest: CompressionRecipe | None = None
 
     def compress(self, snapshot: Snapshot, version: int) -> CompressedPolicy:
         """Return the file to publish.
@@ -124,31 +128,38 @@ class PolicyCompressor:
         Raises:
             InvalidPolicyError: The policy itself is broken: its weights are not finite.
         """
-        for recipe in self._candidates(snapshot):
+        recipes = self.recipes
+        for recipe in recipes:
+            if recipe.needs_training and snapshot.student is None:
+                continue
             try:
-                policy = self._make(snapshot, self._fleets(recipe), version)
+                policy = self.make(snapshot, recipe, version)
             except (InvalidPolicyError, UnsupportedPolicyError, CalibrationError) as error:
-                if recipe == float32():
+                if recipe == recipes[-1]:
                     raise
                 self._tell(f"a policy cannot be made by {recipe}: {error}")
                 continue
             if recipe.precision.is_float or self._holds_floor(recipe, snapshot, policy):
-                self.stand_ins += recipe != self._recipe
+                self.stand_ins += recipe != recipes[0]
+                self.newest, self.model_bytes = recipe, len(policy.model)
                 return policy
-        raise AssertionError  # pragma: no cover - float32 is always returned, or raises
+        raise AssertionError  # pragma: no cover - float32, the last, is returned or raises
 
     @property
     def divergence(self) -> float | None:
-        """Mean KL of the last file by the run's recipe that was judged, in nats; None before that."""
-        last = self._judged.get(self._recipe)
+        """Mean KL of the last file by the first recipe that was judged, in nats; None before that."""
+        last = self._judged.get(self.recipes[0])
         return last.divergence if last else None
 
-    def _candidates(self, snapshot: Snapshot) -> Iterator[CompressionRecipe]:
-        if snapshot.student is not None or not self._recipe.needs_training:
-            yield self._recipe
-        yield from (stand_in for stand_in in (int8_dynamic(), float32()) if stand_in != self._recipe)
+    def make(self, snapshot: Snapshot, recipe: CompressionRecipe, version: int) -> CompressedPolicy:
+        """Return the file of a snapshot by one recipe, whatever it is like.
 
-    def _make(self, snapshot: Snapshot, recipe: CompressionRecipe, version: int) -> CompressedPolicy:
+        Raises:
+            InvalidPolicyError: Its weights are not finite.
+            UnsupportedPolicyError: The recipe does not fit the policy.
+            CalibrationError: The observations tell no grid.
+        """
+        recipe = self._fleets(recipe)
         graph, ranges = snapshot.graph, None
         if recipe.needs_training and snapshot.student is not None:
             graph, learned = snapshot.student

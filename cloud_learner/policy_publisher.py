@@ -24,14 +24,15 @@ class PolicyPublisher:
         publish: Takes a group and a framed policy.
         versions: Numbers the policies.
         run: What boards are told; it names their group.
-        compressor: Makes the files.
+        compressor: Makes the files of the run's group.
         max_bytes_per_s: Bound on what is published.
         signer: What signs the frames now; None leaves them unsigned.
 
     Attributes:
+        compressors: What makes the files of each group; a group that is put in gets the next policy too.
         version: The newest published version, 0 before the first.
+        versions: The same of each group, once there is one.
         published: Policies published by this process.
-        model_bytes: Size of the newest file.
         export_ms: Weights to bytes.
     """
 
@@ -56,10 +57,10 @@ class PolicyPublisher:
         self._closing = False
         self._not_before = 0.0
         self._failure: Exception | None = None
-        self.compressor = compressor
+        self.compressors = {run.group: compressor}
         self.version = 0
+        self.versions: dict[str, int] = {}
         self.published = 0
-        self.model_bytes = 0
         self.export_ms = LatencySketch()
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
 
@@ -121,20 +122,27 @@ class PolicyPublisher:
 
     def _publish_one(self, snapshot: Snapshot) -> None:
         version = self._versions.next()
-        policy = self.compressor.compress(snapshot, version)
+        sent = sum(
+            self._publish_to(group, compressor, snapshot, version)
+            for group, compressor in list(self.compressors.items())
+        )
+        self._not_before = time.monotonic() + sent / self._max_bytes_per_s
+        self.published += 1
+
+    def _publish_to(self, group: str, compressor: PolicyCompressor, snapshot: Snapshot, version: int) -> int:
+        policy = compressor.compress(snapshot, version)
         frame = seal_frame(
             policy.model,
             kind="policy",
             version=version,
             run_id=self._run.run_id,
-            target=self._run.group,
+            target=group,
             issued_monotonic_ns=time.monotonic_ns(),
             signer=self._signer(),
         )
         # The version counts as published before boards can answer with it.
         self.version = version
-        self._publish(self._run.group, frame)
-        self._not_before = time.monotonic() + len(frame) / self._max_bytes_per_s
-        self.published += 1
-        self.model_bytes = len(policy.model)
+        self._publish(group, frame)
+        self.versions = {**self.versions, group: version}  # a new one, for other threads
         self.export_ms.add(policy.export_ms)
+        return len(frame)

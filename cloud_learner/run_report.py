@@ -9,7 +9,7 @@ from cloud_learner.board_book import BoardBook, merged_sketch
 from cloud_learner.config import LearnerSettings
 from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.intake import Intake
-from cloud_learner.policy_publisher import PolicyPublisher
+from cloud_learner.policy_outlet import PolicyOutlet
 from cloud_learner.progress import Progress
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import EvaluationResult, Telemetry
@@ -32,7 +32,7 @@ def make_report(
     run_id: str,
     wall_s: float,
     progress: Progress,
-    publisher: PolicyPublisher | None,
+    outlet: PolicyOutlet | None,
     ledger: DeliveryLedger,
     intake: Intake,
     book: BoardBook,
@@ -44,6 +44,8 @@ def make_report(
     totals = ledger.totals()
     lag = progress.policy_lag
     newest = progress.newest
+    publisher = outlet.publisher if outlet else None
+    of_all = outlet.publisher.compressors[outlet.group] if outlet else None
     return {
         "schema": 1,
         "run_id": run_id,
@@ -61,11 +63,12 @@ def make_report(
         "evaluation": _evaluation(evaluation),
         "policies": {
             "published": publisher.published if publisher else 0,
-            "bytes": publisher.model_bytes if publisher else 0,
+            "bytes": of_all.model_bytes if of_all else 0,
             "export_ms": percentiles(publisher.export_ms if publisher else LatencySketch()),
             "publish_to_act_ms": percentiles(merged_sketch(every_boot, "publish_to_act_ms")),
-            "stand_ins": publisher.compressor.stand_ins if publisher else 0,
-            "kl": publisher.compressor.divergence if publisher else None,
+            "stand_ins": of_all.stand_ins if of_all else 0,
+            "kl": of_all.divergence if of_all else None,
+            "classes": outlet.choice.report() if outlet and outlet.choice else [],
         },
         "trajectories": {
             "produced": totals.produced,

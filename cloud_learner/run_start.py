@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from cloud_learner.checkpoints import StateFolder, VersionCounter
-from cloud_learner.config import SIGNED_KINDS, LearnerSettings
+from cloud_learner.config import AUTO, SIGNED_KINDS, LearnerSettings
 from cloud_learner.fleet_link import FleetLink
 from cloud_learner.learner import Learner, RunResult
 from cloud_learner.saved_run import SavedRun
@@ -73,9 +73,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _parse_recipe(text: str) -> CompressionRecipe:
+def _parse_recipe(text: str) -> CompressionRecipe | None:
+    """None is `auto`."""
     try:
-        return CompressionRecipe.parse(text)
+        return None if text == AUTO else CompressionRecipe.parse(text)
     except RecipeError as error:
         raise ProgramError(ExitCode.CONFIG, f"recipe: {error}") from error
 
@@ -84,7 +85,8 @@ def _checked(settings: LearnerSettings) -> LearnerSettings:
     """What was set, with what follows from it; settings that contradict each other are refused."""
     if settings.clip_rho_threshold < settings.clip_c_threshold:
         raise ProgramError(ExitCode.CONFIG, "clip_rho_threshold must not be below clip_c_threshold (V-trace)")
-    if _parse_recipe(settings.recipe).precision is Precision.INT8_FULL and settings.memory != "none":
+    recipe = _parse_recipe(settings.recipe)
+    if recipe is not None and recipe.precision is Precision.INT8_FULL and settings.memory != "none":
         raise ProgramError(ExitCode.CONFIG, "recipe: int8-full has no memory; use int8 or int8-dynamic with it")
     if not settings.control_hz:
         return settings

@@ -241,6 +241,11 @@ def int8_full() -> CompressionRecipe:
     return CompressionRecipe(Precision.INT8_FULL)
 
 
+def candidates() -> tuple[CompressionRecipe, ...]:
+    """The recipes without training that may be the fastest somewhere."""
+    return float32(), int8_dynamic(), int8(), int8_full()
+
+
 def distill(recipe: CompressionRecipe, *widths: int) -> CompressionRecipe:
     """Have a network of these widths learn to act like the policy, and store that one."""
     return replace(recipe, student=widths)

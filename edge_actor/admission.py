@@ -1,13 +1,18 @@
 """The way of a policy from its frame to the workers: opened, matched with the run, checked, and then on the shelf."""
 
 from collections.abc import Callable
+from typing import Final
 
+from edge_actor.board_link import ALL_GROUPS
 from edge_actor.frame_gate import FrameGate
 from edge_actor.policy_checker import PolicyChecker
 from edge_actor.policy_shelf import HeldPolicy, PolicyShelf
 from edge_actor.workforce import Workforce
-from fleet_protocol.messages import RunSpec
+from fleet_protocol.messages import LearnerReport, RunSpec
 from fleet_protocol.signing import ALL_BOARDS, FrameRefused
+
+_HEARTBEATS_BEHIND: Final = 2
+"""A policy may be on its way while a heartbeat names it already."""
 
 
 class Admission:
@@ -18,6 +23,7 @@ class Admission:
         policy_bytes: What a policy may have.
         shelf: Where policies go that workers may have.
         workforce: Told to load them.
+        listen: Takes the group whose policies are to be heard, or `ALL_GROUPS`.
         count: Takes a counter's name and a sentence.
 
     Attributes:
@@ -31,24 +37,48 @@ class Admission:
         policy_bytes: int,
         shelf: PolicyShelf,
         workforce: Workforce,
+        listen: Callable[[str], None],
         count: Callable[[str, str], None],
     ) -> None:
         self._gate = gate
         self._policy_bytes = policy_bytes
         self._shelf = shelf
         self._workforce = workforce
+        self._listen = listen
         self._count = count
+        self._group = ""
+        self._heartbeats_behind = 0
         self._run: RunSpec | None = None
         self._early: HeldPolicy | None = None
         self.checker = PolicyChecker(admit=self._admit, refuse=self._refuse, count=count)
 
     def begin_run(self, run: RunSpec) -> None:
         """Let in policies of this run; the workers for it are there."""
-        self._run = run
+        if self._group not in ("", run.group):
+            self._listen(ALL_GROUPS)
+        self._run, self._group = run, run.group
         self.checker.begin_run(run, copies=self._workforce.copies)
         if self._early is not None:
             early, self._early = self._early, None
             self.offer(early, group=early.header.target)
+
+    def follow(self, group: str) -> None:
+        """Let in policies of another group of this run."""
+        self._group = group
+        self._listen(group)
+
+    def misses(self, report: LearnerReport) -> bool:
+        """Whether policies are published and do not come, by a heartbeat of the learner.
+
+        A learner that was started again does not know who was to follow which group: boards begin anew with the run's.
+        """
+        if self._run is None or report.run_id != self._run.run_id:
+            return False
+        if self._group != self._run.group and self._group not in report.versions:
+            self.follow(self._run.group)
+        is_behind = report.versions.get(self._group, 0) > self._shelf.highest_seen
+        self._heartbeats_behind = self._heartbeats_behind + 1 if is_behind else 0
+        return self._heartbeats_behind > 0 and self._heartbeats_behind % _HEARTBEATS_BEHIND == 0
 
     def take(self, payload: bytes, *, group: str) -> None:
         """Take a frame from the topic of a group.
@@ -72,7 +102,7 @@ class Admission:
             return
         if self._is_revoked(policy):
             return
-        if group not in (self._run.group, ALL_BOARDS):
+        if group not in (self._group, ALL_BOARDS):
             raise FrameRefused("group", f"policy {policy.version} is for group {policy.header.target!r}")
         newest = self._shelf.newest
         if newest is not None and newest.header.sha256 == policy.header.sha256:

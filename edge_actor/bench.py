@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_actor.bench_messages import Benched
 from edge_actor.board_health import BoardHealth
-from edge_actor.checker import ACTIVATION_BYTES, observations_for
+from edge_actor.checker import ACTIVATION_BYTES, limit_memory, observations_for
 from edge_actor.policy import Policy, interpreter_class
 from edge_actor.policy_file import BadPolicyFile
 from edge_actor.policy_inspection import PolicyInspection
@@ -74,12 +74,15 @@ def main() -> int:
     """Serve the supervisor once: the argument is the file descriptor of a pipe to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     pipe = Connection(int(sys.argv[1]))
+    interpreter_class()
+    limit_memory()
     try:
         bench = decode(pipe.recv_bytes(), Bench)
         try:
             answer = Benched(result=measure(bench))
-        except BadPolicyFile as error:
-            answer = Benched(problem=Problem(code=ExitCode.USAGE, sentence=f"the policy cannot be run here: {error}"))
+        except (BadPolicyFile, MemoryError) as error:
+            why = str(error) or "it does not fit into memory"
+            answer = Benched(problem=Problem(code=ExitCode.USAGE, sentence=f"the policy cannot be run here: {why}"))
         pipe.send_bytes(encode(answer))
         pipe.recv_bytes()  # until the supervisor has read it
     except (EOFError, OSError):

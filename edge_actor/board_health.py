@@ -5,6 +5,7 @@ folder with the files of a Raspberry Pi is a Raspberry Pi.
 """
 
 import importlib
+import platform
 import shutil
 import subprocess
 import time
@@ -68,6 +69,14 @@ class BoardHealth:
             disk_free_mb=_or_none(lambda: shutil.disk_usage(self._disk).free / _MB),
             wifi_dbm=_wifi_dbm(self._root),
         )
+
+
+def hardware_name(root: Path = Path("/")) -> str:
+    """A board's model and its processor, as its kernel has them: boards of one name are alike."""
+    model = _text(root / "proc/device-tree/model").strip("\0 \n")
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    processor = next((line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")), "")
+    return ", ".join(filter(None, (model, processor, platform.machine())))[:200]
 
 
 class PowerWatch:

@@ -20,6 +20,7 @@ from fleet_protocol.mqtt import MqttConnection, Subscription, Will
 from fleet_protocol.signing import FrameRefused
 from fleet_protocol.topics import PROTOCOL_VERSION, FleetTopics, TopicAddress
 
+ALL_GROUPS: Final = "#"
 _FLUSH_S: Final = 1.0
 
 
@@ -93,10 +94,11 @@ class BoardLink:
         self._boot_id = boot_id
         self._inbox = inbox
         topics = self._topics
+        self._policies = topics.policy(ALL_GROUPS)
         # A policy is taken at QoS 0: the newest is retained, so a lost one is replaced, never queued.
         filters = [
             (topics.run, 1),
-            (topics.policy("#"), 0),
+            (self._policies, 0),
             (topics.any_learner, 1),
             (topics.status(board_id), 1),
             (topics.down(board_id, "+"), 1),
@@ -128,6 +130,12 @@ class BoardLink:
     def raise_failure(self) -> None:
         """Raise what went wrong on the network thread."""
         self._connection.raise_failure()
+
+    def hear_policies_of(self, group: str) -> None:
+        """Hear the policies of one group, or of `ALL_GROUPS`, and no others."""
+        topic_filter = self._topics.policy(group)
+        self._connection.replace(self._policies, Subscription(topic_filter, 0, self._hear))
+        self._policies = topic_filter
 
     def ask_again(self) -> None:
         """Have the broker send once more all that it retains for this board."""

@@ -90,8 +90,8 @@ def _answer(request: CheckPolicy) -> PolicyChecked:
         return PolicyChecked(serial=request.serial, reason="memory", sentence="it does not fit into memory")
 
 
-def _limit_itself() -> None:
-    os.nice(_NICENESS)
+def limit_memory() -> None:
+    """Take no more than a policy may need, and write no file: a file from elsewhere is about to be loaded."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -104,7 +104,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     pipe = Connection(int(sys.argv[1]))
     interpreter_class()
-    _limit_itself()
+    os.nice(_NICENESS)
+    limit_memory()
     try:
         pipe.send_bytes(encode(CheckerReady()))
         while True:

@@ -20,6 +20,7 @@ from fleet_protocol.messages import (
     CommandReply,
     Evaluate,
     EvaluationResult,
+    Follow,
     FrameHeader,
     Pause,
     Problem,
@@ -49,6 +50,8 @@ class Commander:
         shelf: Has the policy to evaluate.
         workforce: Carries commands out.
         outbox: Has the final counters.
+        follow: Takes the group whose policies are to be let in.
+        policy_bytes: What a policy may have.
         reply: Takes the answers.
         tell: Takes what is accepted, a counter's name and a sentence.
     """
@@ -61,6 +64,8 @@ class Commander:
         shelf: PolicyShelf,
         workforce: Workforce,
         outbox: Outbox,
+        follow: Callable[[str], None],
+        policy_bytes: int,
         reply: Callable[[CommandReply], None],
         tell: Callable[[str, str], None],
     ) -> None:
@@ -69,6 +74,8 @@ class Commander:
         self._shelf = shelf
         self._workforce = workforce
         self._outbox = outbox
+        self._follow = follow
+        self._policy_bytes = policy_bytes
         self._reply = reply
         self._tell = tell
         self._pending: list[_Pending] = []
@@ -91,9 +98,14 @@ class Commander:
             case Resume():
                 self._is_paused = False
                 self._send(header)
+            case Follow():
+                self._follow(command.group)
+                self._send(header)
             case Pause():
                 self._is_paused = True
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
+            case Bench() if len(command.model) > self._policy_bytes:
+                self._fail(header, f"expected a policy of at most {self._policy_bytes} bytes, got {len(command.model)}")
             case Evaluate() | Bench():
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
         self._halt_or_go_on()

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from edge_actor.board_health import hardware_name
 from edge_actor.board_link import BoardLink
 from edge_actor.diary import Diary
 from edge_actor.workforce import Workforce
@@ -30,6 +31,7 @@ class Presence:
         self._board_id = board_id
         self._boot_id = boot_id
         self._workers = workers
+        self._hardware = hardware_name()
         self._link = link
         self._diary = diary
         self._announced: Birth | None = None
@@ -72,6 +74,7 @@ class Presence:
             boot_id=self._boot_id,
             session_id=self.session_id or "none",
             software=_SOFTWARE,
+            hardware=self._hardware,
             runtime=ready.runtime if ready else "",
             kernel_boot_id=kernel_boot_id(),
             run_id=run.run_id if run and (ready or workforce.problem) else "",

@@ -47,7 +47,6 @@ from fleet_protocol.signing import ALL_BOARDS, FrameRefused
 _log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.25
-_HEARTBEATS_BEHIND: Final = 2
 
 
 class Supervisor:
@@ -103,6 +102,7 @@ class Supervisor:
             policy_bytes=settings.policy_bytes,
             shelf=self._shelf,
             workforce=self._workforce,
+            listen=self._link.hear_policies_of,
             count=self._diary.count,
         )
         self._commander = Commander(
@@ -111,12 +111,13 @@ class Supervisor:
             shelf=self._shelf,
             workforce=self._workforce,
             outbox=self._outbox,
+            follow=self._admission.follow,
+            policy_bytes=settings.policy_bytes,
             reply=self._reply,
             tell=self._diary.tell,
         )
         self._run: RunSpec | None = None
         self._run_header: FrameHeader | None = None
-        self._heartbeats_behind = 0
         self._stopping = False
 
     def stop(self) -> None:
@@ -237,11 +238,7 @@ class Supervisor:
         self._admission.begin_run(run)
 
     def _take_heartbeat(self, report: LearnerReport) -> None:
-        published = report.versions.get(self._run.group, 0) if self._run else 0
-        behind = self._run is not None and report.run_id == self._run.run_id and published > self._shelf.highest_seen
-        self._heartbeats_behind = self._heartbeats_behind + 1 if behind else 0
-        if self._heartbeats_behind >= _HEARTBEATS_BEHIND:
-            self._heartbeats_behind = 0
+        if self._admission.misses(report):
             self._diary.counters["resubscribed"] += 1
             self._link.ask_again()
 

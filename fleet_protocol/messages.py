@@ -135,6 +135,12 @@ class Resume(Message, frozen=True, kw_only=True, tag="resume"):
     """Act again."""
 
 
+class Follow(Message, frozen=True, kw_only=True, tag="follow"):
+    """Take the policies of this group until the run ends, or a heartbeat of its learner does not name the group."""
+
+    group: Name
+
+
 class Bench(Message, frozen=True, kw_only=True, tag="bench"):
     """Measure what a policy would cost this board, in a process of its own, while nothing acts."""
 
@@ -146,7 +152,7 @@ class Bench(Message, frozen=True, kw_only=True, tag="bench"):
     """Steps before those that are timed."""
 
 
-Command = Evaluate | Pause | Resume | Bench
+Command = Evaluate | Pause | Resume | Follow | Bench
 
 
 # --- boards to all --------------------------------------------------------------------------------------------------
@@ -166,7 +172,10 @@ class Birth(Message, frozen=True, kw_only=True, tag="birth"):
     boot_id: Name
     session_id: Name
     software: str
+    hardware: str = ""
+    """The machine's model and processor."""
     runtime: str = ""
+    """TFLite's, with its version."""
     kernel_boot_id: str = ""
     run_id: str = ""
     """Empty until a worker has made the run's environment."""

@@ -141,6 +141,15 @@ class MqttConnection:
         if session is not None and self.is_connected:
             self._subscribe(session.client)
 
+    def replace(self, topic_filter: str, subscription: Subscription) -> None:
+        """Subscribe to something else in place of a filter, now and on every connect."""
+        others = [known for known in self._subscriptions if known.topic_filter != topic_filter]
+        self._subscriptions = [*others, subscription]
+        session = self._session
+        if session is not None and self.is_connected:
+            session.client.unsubscribe(topic_filter)
+            self._subscribe(session.client)
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acked what was published on this connection; False if it has not in time."""
         session = self._session
@@ -224,8 +233,6 @@ class MqttConnection:
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._guard(self._disconnected, code)
         client.on_subscribe = lambda _c, _u, _m, codes, _p: self._guard(self._subscribed, codes)
         client.on_publish = lambda _c, _u, _m, code, _p: self._guard(self._published, code)
-        for subscription in self._subscriptions:
-            client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
         return client
 
     # --- on paho's network thread -----------------------------------------------------------------------------------
@@ -274,8 +281,11 @@ class MqttConnection:
             self._note_problem(f"the broker does not let {self._client_id} publish ({code.getName()})")
 
     def _subscribe(self, client: paho.Client) -> None:
-        if self._subscriptions:
-            client.subscribe([(s.topic_filter, s.qos) for s in self._subscriptions])
+        subscriptions = self._subscriptions
+        for subscription in subscriptions:
+            client.message_callback_add(subscription.topic_filter, self._guarded_handler(subscription.handler))
+        if subscriptions:
+            client.subscribe([(s.topic_filter, s.qos) for s in subscriptions])
 
     def _note_problem(self, what: str | ConnectionError) -> None:
         problem, self._is_refused = str(what), isinstance(what, TlsRefused)

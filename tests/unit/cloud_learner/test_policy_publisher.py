@@ -18,6 +18,7 @@ from cloud_learner.policy_compressor import PolicyCompressor, Snapshot, require_
 from cloud_learner.policy_publisher import PolicyPublisher
 from compressor import CompressionRecipe, Layer, PolicyGraph, Precision, WeightScales, compress
 from compressor.calibration import calibrate
+from compressor.recipe import float32, int8_dynamic
 from edge_actor.policy import Policy
 from edge_actor.policy_file import read_metadata
 from fleet_protocol.exit_codes import ExitCode, ProgramError
@@ -60,7 +61,7 @@ def make_publisher(
 ) -> PolicyPublisher:
     run = RunSpec(run_id="r", generation=1, env_id="X", unroll_length=8)
     compressor = PolicyCompressor(
-        CompressionRecipe.parse(recipe),
+        [CompressionRecipe.parse(recipe), int8_dynamic(), float32()],
         run=run,
         spaces=(BoxSpec(shape=(2,), dtype="float32"), DiscreteSpec(n=3)),
         has_old_runtime=lambda: old_runtime,
@@ -110,7 +111,7 @@ def test_a_board_can_act_with_what_is_published(tmp_path: Path):
     assert policy.metadata.policy_version == publisher.version == publisher.published == 1
     assert policy.metadata.action == DiscreteSpec(n=3)
     assert policy.metadata.wire_scale == pytest.approx(1.5 * 12.7 / 127)
-    assert publisher.model_bytes == len(model)
+    assert publisher.compressors["all"].model_bytes == len(model)
     assert publisher.export_ms.count == 1
     assert numbers(boards) == [5.0]
 
@@ -183,7 +184,7 @@ def test_where_a_recipe_does_not_fit_the_policy_boards_get_a_humbler_one_and_peo
             publisher.offer(make_snapshot(number))
             publisher.drain(10)
     assert metadata_of(boards)["recipe"] == "int8-dynamic"
-    assert publisher.compressor.stand_ins == publisher.published == 2
+    assert publisher.compressors["all"].stand_ins == publisher.published == 2
     assert len([line for line in caplog.messages if "float16" in line and "humbler" in line]) == 1
 
 
@@ -196,7 +197,7 @@ def test_what_is_too_far_from_the_policy_is_not_published(tmp_path: Path, caplog
     graph.heads["logits"].weight[1:] *= -1
     shy, bold = (size * np.random.default_rng(1).random((128, 2), np.float32) for size in (0.1, 100))
     with make_publisher(boards, tmp_path, recipe="int8-full") as publisher:
-        compressor = publisher.compressor
+        compressor = publisher.compressors["all"]
         with pytest.MonkeyPatch.context() as patch:  # what it was calibrated with is not what it meets
             patch.setattr("compressor.pipeline.calibrate", lambda graph, _seen: calibrate(graph, shy))
             for _ in range(2):
@@ -233,7 +234,7 @@ def test_a_recipe_that_trains_waits_for_its_student(tmp_path: Path):
         publisher.offer(replace(snapshot, student=(make_snapshot(7).graph, {})))
         publisher.drain(10)
     assert [metadata_of(boards, place)["recipe"] for place in (0, 1)] == ["int8-dynamic", "distill(8)+float32"]
-    assert publisher.compressor.stand_ins == 1
+    assert publisher.compressors["all"].stand_ins == 1
     assert numbers(boards) == [pytest.approx(3, rel=0.02), 7]
 
 

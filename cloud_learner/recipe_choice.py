@@ -1,0 +1,213 @@
+"""`recipe = "auto"`: each class of boards runs the fastest files, as one of its own boards has measured them.
+
+    a policy --by each recipe--> [ Bench on a board of the class ] --ranking--> a group of policies for the class
+                                                                                 `--Follow--> each of its boards
+
+How close a file is to the policy is judged at each publication: the first of the ranking that holds the floor goes out.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from statistics import median
+from typing import Any, Final
+
+from cloud_learner.board_book import BoardBook
+from cloud_learner.fleet_link import FleetLink
+from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
+from cloud_learner.policy_publisher import PolicyPublisher
+from cloud_learner.recipe_ranking import RecipeRanking
+from cloud_learner.standing_order import Boot, StandingOrder
+from compressor import CompressionRecipe, UnsupportedPolicyError
+from compressor.calibration import CalibrationError
+from compressor.recipe import candidates
+from fleet_protocol.messages import Bench, BenchResult, Birth, Command, CommandReply, Follow, RunSpec
+
+_log = logging.getLogger(__name__)
+
+_STEPS: Final = 1000
+_WARM_UP: Final = 50
+_ANSWER_WAIT_S: Final = 140.0
+"""Boards give a bench 130 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardClass:
+    """Boards on which a file takes the same time.
+
+    Attributes:
+        hardware: As their births say.
+        runtime: As their births say.
+    """
+
+    hardware: str
+    runtime: str
+
+    @classmethod
+    def of(cls, birth: Birth) -> "BoardClass":
+        """A board's class."""
+        return cls(birth.hardware, birth.runtime)
+
+    def group(self, run: RunSpec) -> str:
+        """The group of policies that boards of this class are given in a run."""
+        return f"{run.group[:50]}.{sha256(repr(self).encode()).hexdigest()[:8]}"
+
+    def __str__(self) -> str:
+        return f"{self.hardware or 'unknown hardware'} with {self.runtime}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    board_id: str
+    boot_id: str
+    counter: int
+    until: float
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What is known of a class."""
+
+    compressor: PolicyCompressor
+    models: dict[CompressionRecipe, bytes]
+    ranking: RecipeRanking
+    asked: _Asked | None = None
+    failed: set[Boot] = field(default_factory=set[Boot])
+    """Boards that did not answer: another of their class may."""
+    is_decided: bool = False
+
+
+class RecipeChoice:
+    """Has each class of boards measure the candidates, once, and gives it a group of its own.
+
+    Args:
+        run: The run.
+        link: Sends commands.
+        book: Has the boards and their answers.
+        publisher: Is given a group and a compressor for each class.
+        make_compressor: Takes recipes and a runtime.
+        publish: Has a policy published now.
+    """
+
+    def __init__(
+        self,
+        run: RunSpec,
+        *,
+        link: FleetLink,
+        book: BoardBook,
+        publisher: PolicyPublisher,
+        make_compressor: Callable[[tuple[CompressionRecipe, ...], str], PolicyCompressor],
+        publish: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._link = link
+        self._book = book
+        self._publisher = publisher
+        self._make_compressor = make_compressor
+        self._publish = publish
+        self._trials: dict[BoardClass, _Trial] = {}
+        self._follow = StandingOrder(link, book, run_id=run.run_id, command=self._group_for)
+
+    def attend(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Carry on what can be carried on now; called after every turn of the learner's loop.
+
+        Args:
+            snapshot: The policy as it is now.
+        """
+        boards = self._book.live_boards()
+        for birth in boards.values():
+            if BoardClass.of(birth) not in self._trials:
+                self._trials[BoardClass.of(birth)] = self._begin(birth, snapshot())
+        for board_class, trial in self._trials.items():
+            if not trial.is_decided:
+                self._progress(board_class, trial, boards)
+        self._follow.give()
+
+    def report(self) -> list[dict[str, Any]]:
+        """For each class, what was measured and what it was given; the fields are described in docs/protocol.md."""
+        boards = self._book.live_boards()
+        return [
+            {
+                "hardware": board_class.hardware,
+                "runtime": board_class.runtime,
+                "boards": [name for name, birth in boards.items() if BoardClass.of(birth) == board_class],
+                "group": board_class.group(self._run) if trial.is_decided else self._run.group,
+                "recipe": str(trial.compressor.newest) if trial.compressor.newest else None,
+                "ranking": [str(recipe) for recipe in trial.compressor.recipes] if trial.is_decided else [],
+                "p50_us": {str(recipe): median(us) for recipe, us in trial.ranking.measured_us.items() if us},
+                "bytes": trial.compressor.model_bytes,
+                "stand_ins": trial.compressor.stand_ins,
+                "kl": trial.compressor.divergence,
+            }
+            for board_class, trial in self._trials.items()
+        ]
+
+    def _begin(self, birth: Birth, snapshot: Snapshot) -> _Trial:
+        compressor = self._make_compressor(candidates(), birth.runtime)
+        models: dict[CompressionRecipe, bytes] = {}
+        for recipe in candidates():
+            try:
+                models[recipe] = compressor.make(snapshot, recipe, version=0).model
+            except (UnsupportedPolicyError, CalibrationError) as error:
+                _log.info("recipe auto does without %s: %s", recipe, error)
+        return _Trial(compressor, models, RecipeRanking(list(models)))
+
+    def _progress(self, board_class: BoardClass, trial: _Trial, boards: dict[str, Birth]) -> None:
+        if trial.asked is not None:
+            self._hear(board_class, trial, trial.asked, boards)
+        if trial.asked is not None:
+            return
+        if (recipe := trial.ranking.next) is None:
+            self._decide(board_class, trial)
+        else:
+            self._ask(board_class, trial, trial.models[recipe], boards)
+
+    def _ask(self, board_class: BoardClass, trial: _Trial, model: bytes, boards: dict[str, Birth]) -> None:
+        for board_id, birth in boards.items():
+            if BoardClass.of(birth) == board_class and (board_id, birth.boot_id) not in trial.failed:
+                bench = Bench(model=model, copies=birth.copies or self._run.copies, steps=_STEPS, warm_up=_WARM_UP)
+                counter = self._link.send_command(board_id, bench, run_id=self._run.run_id)
+                trial.asked = _Asked(board_id, birth.boot_id, counter, time.monotonic() + _ANSWER_WAIT_S)
+                return
+
+    def _hear(self, board_class: BoardClass, trial: _Trial, asked: _Asked, boards: dict[str, Birth]) -> None:
+        reply = self._book.reply(asked.board_id, asked.counter)
+        birth = boards.get(asked.board_id)
+        if reply is not None:
+            trial.asked = None
+            self._note(board_class, trial.ranking, reply)
+        elif birth is None or birth.boot_id != asked.boot_id or time.monotonic() > asked.until:
+            trial.asked = None
+            trial.failed.add((asked.board_id, asked.boot_id))
+            why = f"no answer in {_ANSWER_WAIT_S:.0f} s" if birth else "it is gone"
+            _log.warning(
+                "board %s did not measure for its class, %s (%s): another board of the class is asked, and until one "
+                "answers they all run what the others do",
+                *(asked.board_id, board_class, why),
+            )
+            self._link.note_answer(asked.board_id, asked.counter, problem=why)
+
+    def _note(self, board_class: BoardClass, ranking: RecipeRanking, reply: CommandReply) -> None:
+        problem = reply.problem.sentence if reply.problem else ""
+        self._link.note_answer(reply.board_id, reply.counter, problem=problem)
+        if isinstance(reply.result, BenchResult):
+            ranking.note(reply.result.p50_us)
+        else:
+            _log.warning("%s does without %s: %s", board_class, ranking.next, problem or "it gave no figures")
+            ranking.drop()
+
+    def _decide(self, board_class: BoardClass, trial: _Trial) -> None:
+        trial.compressor.recipes = tuple(trial.ranking.fastest_first())
+        trial.is_decided = True
+        trial.models.clear()
+        times = ", ".join(f"{recipe} {median(us):.1f}" for recipe, us in trial.ranking.measured_us.items() if us)
+        _log.info("%s runs %s (p50 in us: %s)", board_class, trial.compressor.recipes[0], times)
+        self._publisher.compressors[board_class.group(self._run)] = trial.compressor
+        self._publish()
+
+    def _group_for(self, birth: Birth) -> Command | None:
+        """Boards are told of their group when a policy is in it."""
+        group = BoardClass.of(birth).group(self._run)
+        return Follow(group=group) if group in self._publisher.versions else None
