@@ -8,7 +8,8 @@ from typing import Self
 from fleet_monitor.fleet import STALE_AFTER_S
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.codec import decode, encode
-from fleet_protocol.messages import LearnerReport, Pause, Telemetry
+from fleet_protocol.commands import Pause
+from fleet_protocol.messages import LearnerReport, Telemetry
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.signing import seal_frame
 from fleet_protocol.topics import FleetTopics

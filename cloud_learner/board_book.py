@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloud_learner.space_checks import require_possible
-from fleet_protocol.messages import Birth, CommandReply, Death, Status, Telemetry
+from fleet_protocol.commands import CommandReply
+from fleet_protocol.messages import Birth, Death, Status, Telemetry
 from fleet_protocol.sketch import LatencySketch
 from fleet_protocol.spaces import BoxSpec, SpaceSpec
 

@@ -12,7 +12,7 @@ MemoryKind = Literal["none", "gru", "lstm"]
 
 AUTO: Final = "auto"
 """The recipe that each class of boards chooses by itself."""
-SIGNED_KINDS: Final = ("run", "policy", "command")
+SIGNED_KINDS: Final = ("run", "policy", "candidate", "command")
 """What a learner's key must be allowed to sign."""
 
 

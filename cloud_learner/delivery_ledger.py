@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from fleet_protocol.codec import BadMessage
-from fleet_protocol.messages import AtRest, EarlierBoot, Ranges
+from fleet_protocol.commands import AtRest, EarlierBoot
+from fleet_protocol.messages import Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BootKey = tuple[str, str]

@@ -11,8 +11,8 @@ from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog, AuditUnwritable
 from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
-from fleet_protocol.command_words import words_of
-from fleet_protocol.messages import Ack, Command, LearnerReport, RunSpec
+from fleet_protocol.commands import Bench, Command, kind_of, words_of
+from fleet_protocol.messages import Ack, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.signing import FrameRefused, Signer, is_signed_otherwise, open_frame, seal_frame, sign_again
@@ -153,7 +153,7 @@ class FleetLink:
             ack = Ack(boot_id=boot_id, finished=seqs.ranges())
             self._connection.publish(self._topics.down(board_id, "ack"), encode(ack))
 
-    def send_command(self, board_id: str, command: Command, *, run_id: str) -> int:
+    def send_command(self, board_id: str, command: Command | Bench, *, run_id: str) -> int:
         """Command a board, and return the counter by which its reply is known.
 
         What the disk does not take into the audit is not sent: no reply comes, as if the command were lost on its way.
@@ -174,7 +174,7 @@ class FleetLink:
             return self._command_counter
         frame = seal_frame(
             encode(command),
-            kind="command",
+            kind=kind_of(command),
             version=self._command_counter,
             run_id=run_id,
             target=board_id,
@@ -182,7 +182,7 @@ class FleetLink:
             valid_s=_COMMAND_VALID_S,
             signer=self.signer(),
         )
-        self._connection.publish(self._topics.down(board_id, "command"), frame)
+        self._connection.publish(self._topics.down(board_id, kind_of(command)), frame)
         return self._command_counter
 
     def note_answer(self, board_id: str, counter: int, *, problem: str) -> None:

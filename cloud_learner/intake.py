@@ -18,16 +18,8 @@ from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from cloud_learner.window_checks import LARGEST_RETURN, check_window
 from fleet_protocol.arrivals import Arrivals
 from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import (
-    AtRest,
-    CommandReply,
-    EvaluationResult,
-    Ranges,
-    RunSpec,
-    Status,
-    Telemetry,
-    TrajectoryMessage,
-)
+from fleet_protocol.commands import AtRest, CommandReply, EvaluationResult
+from fleet_protocol.messages import Ranges, RunSpec, Status, Telemetry, TrajectoryMessage
 from fleet_protocol.soundness import require_sound
 from fleet_protocol.topics import PROTOCOL_VERSION, TopicAddress
 from fleet_protocol.trajectory import Trajectory, unpack_trajectory

@@ -33,8 +33,9 @@ from cloud_learner.settlement import Settlement
 from cloud_learner.standing_order import StandingOrder
 from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
+from fleet_protocol.commands import EvaluationResult, Resume
 from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import EvaluationResult, Resume, RunSpec
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import branches
 
 _IDLE_WAIT_S: Final = 0.1

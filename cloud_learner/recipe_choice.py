@@ -23,7 +23,8 @@ from cloud_learner.standing_order import Boot, StandingOrder
 from compressor import CompressionRecipe, UnsupportedPolicyError
 from compressor.calibration import CalibrationError
 from compressor.recipe import candidates
-from fleet_protocol.messages import Bench, BenchResult, Birth, Command, CommandReply, Follow, RunSpec
+from fleet_protocol.commands import Bench, BenchResult, Command, CommandReply, Follow
+from fleet_protocol.messages import Birth, RunSpec
 
 _log = logging.getLogger(__name__)
 

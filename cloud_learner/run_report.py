@@ -11,8 +11,9 @@ from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.intake import Intake
 from cloud_learner.policy_outlet import PolicyOutlet
 from cloud_learner.progress import Progress
+from fleet_protocol.commands import EvaluationResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import EvaluationResult, Telemetry
+from fleet_protocol.messages import Telemetry
 from fleet_protocol.sketch import LatencySketch
 
 _BOARD_MEASURES = (

@@ -8,7 +8,7 @@ from typing import Final
 from cloud_learner.board_book import BoardBook
 from cloud_learner.delivery_ledger import DeliveryLedger
 from cloud_learner.fleet_link import FleetLink
-from fleet_protocol.messages import AtRest, Command, CommandReply, Evaluate, EvaluationResult, Pause
+from fleet_protocol.commands import AtRest, Command, CommandReply, Evaluate, EvaluationResult, Pause
 
 _log = logging.getLogger(__name__)
 

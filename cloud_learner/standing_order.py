@@ -6,7 +6,8 @@ from typing import Final
 
 from cloud_learner.board_book import BoardBook
 from cloud_learner.fleet_link import FleetLink
-from fleet_protocol.messages import Birth, Command
+from fleet_protocol.commands import Command
+from fleet_protocol.messages import Birth
 
 _ASK_AGAIN_S: Final = 2.0
 

@@ -22,8 +22,9 @@ from edge_actor.policy import Policy, interpreter_class
 from edge_actor.policy_file import BadPolicyFile
 from edge_actor.policy_inspection import PolicyInspection
 from fleet_protocol.codec import decode, encode
+from fleet_protocol.commands import Bench, BenchResult
 from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import Bench, BenchResult, Problem
+from fleet_protocol.messages import Problem
 
 _QUANTILES: Final = (50, 95, 99, 99.9)
 

@@ -1,6 +1,7 @@
 """What the bench says to its supervisor, encoded by the fleet's codec; it is asked with the command itself."""
 
-from fleet_protocol.messages import BenchResult, Message, Problem
+from fleet_protocol.commands import BenchResult
+from fleet_protocol.messages import Message, Problem
 
 
 class Benched(Message, frozen=True, kw_only=True):

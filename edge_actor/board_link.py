@@ -8,14 +8,8 @@ from typing import Final
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.codec import encode
-from fleet_protocol.messages import (
-    Birth,
-    CommandReply,
-    Death,
-    LogLine,
-    Telemetry,
-    TrajectoryMessage,
-)
+from fleet_protocol.commands import CommandReply
+from fleet_protocol.messages import Birth, Death, LogLine, Telemetry, TrajectoryMessage
 from fleet_protocol.mqtt import MqttConnection, Subscription, Will
 from fleet_protocol.signing import FrameRefused
 from fleet_protocol.topics import PROTOCOL_VERSION, FleetTopics, TopicAddress

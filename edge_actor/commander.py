@@ -11,8 +11,7 @@ from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.worker_messages import EvaluatePolicy
 from edge_actor.workforce import Workforce
-from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import (
+from fleet_protocol.commands import (
     AtRest,
     Bench,
     BenchResult,
@@ -21,11 +20,11 @@ from fleet_protocol.messages import (
     Evaluate,
     EvaluationResult,
     Follow,
-    FrameHeader,
     Pause,
-    Problem,
     Resume,
 )
+from fleet_protocol.exit_codes import ExitCode
+from fleet_protocol.messages import FrameHeader, Problem
 from fleet_protocol.signing import FrameRefused
 
 _POLICY_WAIT_S: Final = 10.0
@@ -79,19 +78,19 @@ class Commander:
         self._reply = reply
         self._tell = tell
         self._pending: list[_Pending] = []
-        self._counters: dict[str, int] = {}
+        self._counters: dict[tuple[str, str], int] = {}
         self._is_paused = False
         self._bench: ChildProcess[Benched] | None = None
 
-    def take(self, header: FrameHeader, command: Command) -> None:
+    def take(self, header: FrameHeader, command: Command | Bench) -> None:
         """Begin to carry out a command.
 
         Raises:
             FrameRefused: Its counter is not above the last one of its issuer.
         """
-        if header.version <= self._counters.get(header.issuer, 0):
-            raise FrameRefused("replayed", f"command {header.version} of {header.issuer} was seen before")
-        self._counters[header.issuer] = header.version
+        if header.version <= self._counters.get((header.kind, header.issuer), 0):
+            raise FrameRefused("replayed", f"{header.kind} {header.version} of {header.issuer} was seen before")
+        self._counters[header.kind, header.issuer] = header.version
         deed = command.__struct_config__.tag
         self._tell("commands_accepted", f"{deed}: command {header.version} of {header.issuer}")
         match command:

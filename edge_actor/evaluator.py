@@ -9,8 +9,9 @@ from edge_actor.policy_file import BadPolicyFile
 from edge_actor.sampling import Sampler
 from edge_actor.step_clock import StepClock
 from edge_actor.worker_messages import Evaluated, EvaluatePolicy, StartRun
+from fleet_protocol.commands import EvaluationResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import EvaluationResult, Problem
+from fleet_protocol.messages import Problem
 
 
 def evaluate(

@@ -14,7 +14,8 @@ from msgspec import structs
 from edge_actor.outbox_account import RunAccount
 from edge_actor.outbox_entry import NO_WORKER, OutboxEntry, WindowKey
 from edge_actor.send_schedule import SendSchedule
-from fleet_protocol.messages import AtRest, EarlierBoot, Ranges, RunCounters
+from fleet_protocol.commands import AtRest, EarlierBoot
+from fleet_protocol.messages import Ranges, RunCounters
 from fleet_protocol.sequences import SequenceSet
 
 AccountKey = tuple[str, str]

@@ -4,7 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Self
 
-from fleet_protocol.messages import EarlierBoot, Ranges, RunCounters
+from fleet_protocol.commands import EarlierBoot
+from fleet_protocol.messages import Ranges, RunCounters
 from fleet_protocol.sequences import SequenceSet
 
 

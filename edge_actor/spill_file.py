@@ -17,8 +17,8 @@ from typing import Final
 from edge_actor.outbox_account import RunAccount
 from edge_actor.outbox_entry import OutboxEntry, WindowKey
 from edge_actor.spill_records import account_records, read_account, read_window, window_record
+from fleet_protocol.commands import EarlierBoot
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import EarlierBoot
 from fleet_protocol.sequences import SequenceSet
 from fleet_protocol.whole_files import make_folder
 

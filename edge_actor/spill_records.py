@@ -8,7 +8,7 @@ from typing import Any, Final
 from edge_actor.outbox_entry import NO_WORKER, OutboxEntry
 from fleet_protocol.clock import kernel_boot_id, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
-from fleet_protocol.messages import EarlierBoot
+from fleet_protocol.commands import EarlierBoot
 
 _CLOCK_WAS_SET_S: Final = 1_600_000_000.0
 """September 2020. What says that it is older was stamped by a clock that nobody had set: a board without a battery

@@ -32,16 +32,8 @@ from edge_actor.worker_messages import WindowDone
 from edge_actor.workforce import Workforce
 from fleet_protocol.address import broker_address
 from fleet_protocol.codec import BadMessage, decode
-from fleet_protocol.messages import (
-    Ack,
-    Command,
-    CommandReply,
-    FrameHeader,
-    LearnerReport,
-    RunSpec,
-    Status,
-    TrajectoryMessage,
-)
+from fleet_protocol.commands import Bench, Command, CommandReply
+from fleet_protocol.messages import Ack, FrameHeader, LearnerReport, RunSpec, Status, TrajectoryMessage
 from fleet_protocol.signing import ALL_BOARDS, FrameRefused
 
 _log = logging.getLogger(__name__)
@@ -205,9 +197,9 @@ class Supervisor:
                 self._presence.hear(decode(payload, Status))
             case "ack" if subject == self._board_id:
                 self._take_ack(decode(payload, Ack))
-            case "command" if subject == self._board_id:
-                header, body = self._gate.open(payload, kind="command", target=self._board_id)
-                self._commander.take(header, decode(body, Command))
+            case "command" | "candidate" if subject == self._board_id:
+                header, body = self._gate.open(payload, kind=kind, target=self._board_id)
+                self._commander.take(header, decode(body, Bench if kind == "candidate" else Command))
                 self._gate.note(header)
             case _:
                 self._diary.counters[f"{kind}_unexpected"] += 1

@@ -1,6 +1,7 @@
 """What supervisor and worker say to each other through their pipe, encoded by the fleet's codec."""
 
-from fleet_protocol.messages import EvaluationResult, Message, Problem, RunSpec, SketchState
+from fleet_protocol.commands import EvaluationResult
+from fleet_protocol.messages import Message, Problem, RunSpec, SketchState
 from fleet_protocol.spaces import SpaceSpec
 
 

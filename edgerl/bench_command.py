@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from fleet_protocol.commands import Bench, BenchResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Bench, BenchResult
 
 _WAIT_S: Final = 140.0
 
@@ -39,7 +39,7 @@ def bench(
 
     models = {path: _read(path) for path in policies}
     results: dict[Path, BenchResult] = {}
-    with open_commander(board, config=config, broker=broker, fleet=fleet, audit=audit) as commander:
+    with open_commander(board, kind="candidate", config=config, broker=broker, fleet=fleet, audit=audit) as commander:
         birth = commander.find()
         for path, model in track(models.items(), description="measuring", console=Console(stderr=True)):
             asked = Bench(model=model, copies=copies, steps=steps)

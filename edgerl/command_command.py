@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
+from fleet_protocol.commands import Command, CommandReply, Evaluate, EvaluationResult, Pause, Resume
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Birth, Command, CommandReply, Evaluate, EvaluationResult, Pause, Resume
+from fleet_protocol.messages import Birth
 
 if TYPE_CHECKING:
     from fleet_manager.commands import BoardCommander
@@ -39,7 +40,7 @@ def command(
 
     Example: `edgerl command kitchen-1 evaluate --episodes 20 -c fleet/manager/edgerl.toml`
     """
-    with open_commander(board, config=config, broker=broker, fleet=fleet, audit=audit) as commander:
+    with open_commander(board, kind="command", config=config, broker=broker, fleet=fleet, audit=audit) as commander:
         birth = commander.find()
         deed = _deed(action, birth, episodes=episodes, policy_version=policy_version, seed=seed)
         reply = commander.send(deed, run_id=birth.run_id, wait_s=wait or _WAIT_S[action])
@@ -49,9 +50,9 @@ def command(
 
 
 def open_commander(
-    board: str, *, config: Path | None, broker: str | None, fleet: str | None, audit: str | None
+    board: str, *, kind: str, config: Path | None, broker: str | None, fleet: str | None, audit: str | None
 ) -> "BoardCommander":
-    """What commands a board, by the manager's settings.
+    """What commands a board, by the manager's settings; `kind` is what its key must be trusted with.
 
     Raises:
         ProgramError: A setting is wrong, or a key is missing.
@@ -66,7 +67,7 @@ def open_commander(
     flags = {"broker": broker, "fleet": fleet, "audit": audit}
     settings = load_settings(ManagerSettings, "manager", file=config, flags=flags)
     _check_names(settings.fleet, board)
-    keys = SigningKeys.of(settings, kinds=["command"], role="manager")
+    keys = SigningKeys.of(settings, kinds=[kind], role="manager")
     return BoardCommander(
         broker_address(settings),
         fleet=settings.fleet,

@@ -10,9 +10,9 @@ from fleet_protocol.address import BrokerAddress
 from fleet_protocol.audit import AuditLog
 from fleet_protocol.clock import utc_milliseconds, utc_timestamp
 from fleet_protocol.codec import BadMessage, decode, encode
-from fleet_protocol.command_words import words_of
+from fleet_protocol.commands import Bench, Command, CommandReply, kind_of, words_of
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import Birth, Command, CommandReply, LogLine, Status
+from fleet_protocol.messages import Birth, LogLine, Status
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.topics import FleetTopics
@@ -47,7 +47,7 @@ class BoardCommander:
         signer: Signer | None = None,
     ) -> None:
         topics = FleetTopics(fleet)
-        self._topic = topics.down(board_id, "command")
+        self._topics = topics
         self._board_id = board_id
         self._audit = audit
         self._signer = signer
@@ -89,7 +89,7 @@ class BoardCommander:
             raise self._failed(f"is gone ({status.reason}): nobody would carry the command out")
         raise self._failed("has never been at this broker: nobody would carry the command out")
 
-    def send(self, command: Command, *, run_id: str, wait_s: float) -> CommandReply:
+    def send(self, command: Command | Bench, *, run_id: str, wait_s: float) -> CommandReply:
         """Command the board, and wait for its answer, which may say that it could not do it.
 
         Args:
@@ -104,7 +104,7 @@ class BoardCommander:
         counter = self._note(command, valid_s=wait_s + _SPARE_VALID_S)
         frame = seal_frame(
             encode(command),
-            kind="command",
+            kind=kind_of(command),
             version=counter,
             run_id=run_id,
             target=self._board_id,
@@ -113,7 +113,7 @@ class BoardCommander:
             signer=self._signer,
         )
         self._lines.clear()
-        self._connection.publish(self._topic, frame)
+        self._connection.publish(self._topics.down(self._board_id, kind_of(command)), frame)
         reply = self._reply(counter, wait_s)
         problem = "no answer in time" if reply is None else reply.problem.sentence if reply.problem else ""
         self._audit.append("answer", issuer=self._issuer, board=self._board_id, counter=counter, problem=problem)
@@ -121,7 +121,7 @@ class BoardCommander:
             raise self._failed(f"did not answer within {wait_s:g} s.{self._last_warning()}")
         return reply
 
-    def _note(self, command: Command, *, valid_s: float) -> int:
+    def _note(self, command: Command | Bench, *, valid_s: float) -> int:
         """Put a command into the audit, and return its counter."""
         now = utc_timestamp()
         return self._audit.append_numbered(

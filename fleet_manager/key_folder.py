@@ -24,7 +24,7 @@ Role = Literal["learner", "manager"]
 GRANTS: Final[dict[str, list[str]]] = {
     # The learner commands too: it pauses boards at a run's end, and has one of them evaluate.
     "learner": ["run", "policy", "candidate", "command"],
-    "manager": ["command", "desired"],
+    "manager": ["command", "candidate", "desired"],
 }
 _DAY_S: Final = 86_400.0
 _FOLDER_MODE: Final = 0o700

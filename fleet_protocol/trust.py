@@ -186,7 +186,7 @@ class Trust:
     def _floor(self, header: FrameHeader) -> Mark:
         """The highest mark for a frame's purpose, of any key; commands count for each key apart."""
         purpose, marks = _purpose(header), self.floors.marks
-        if header.kind == "command":
+        if header.kind in _COMMANDS:
             return marks.get(f"{header.issuer} {purpose}", _NOTHING)
         same = (mark for name, mark in marks.items() if _purpose_of(name) == purpose)
         return max(same, key=lambda mark: mark.version, default=_NOTHING)
@@ -194,8 +194,8 @@ class Trust:
     def _check_floors(self, header: FrameHeader) -> None:
         assert self._header is not None  # noqa: S101 - the same
         floor = self._floor(header)
-        if header.kind == "command" and header.version <= floor.version:
-            raise FrameRefused("replayed", f"command {header.version} of {header.issuer} was seen before")
+        if header.kind in _COMMANDS and header.version <= floor.version:
+            raise FrameRefused("replayed", f"{header.kind} {header.version} of {header.issuer} was seen before")
         if header.version < floor.version:
             raise FrameRefused(
                 "rollback", f"{header.kind} {header.version} is older than {floor.version}, which was here"
@@ -208,6 +208,8 @@ class Trust:
             raise FrameRefused("fast_forward", f"{header.kind} {header.version} is too far above {floor.version}")
 
 
+_COMMANDS: Final = ("command", "candidate")
+"""Each counts for its issuer's key, and comes once."""
 _NOTHING: Final = Mark(version=0, issued_at=0.0)
 _CLOCK: Final = "clock"
 """The purpose under which the newest time of a key is kept."""
@@ -246,4 +248,4 @@ def _purpose_of(name: str) -> str:
 
 def _purpose(header: FrameHeader) -> str:
     """What a version counts: policies of a run and group, generations of a fleet, commands to a board."""
-    return f"{header.kind} {header.run_id} {header.target}" if header.kind in ("policy", "candidate") else header.kind
+    return f"{header.kind} {header.run_id} {header.target}" if header.kind == "policy" else header.kind

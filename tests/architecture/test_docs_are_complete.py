@@ -11,7 +11,7 @@ from cloud_learner.config import LearnerSettings
 from edge_actor.config import BoardSettings
 from fleet_manager.config import ManagerSettings
 from fleet_monitor.__main__ import MonitorSettings
-from fleet_protocol import keyring, messages, spaces
+from fleet_protocol import commands, keyring, messages, spaces
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode
 from fleet_protocol.settings import describe_settings
 
@@ -20,7 +20,7 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 MESSAGES = [
     message
-    for message in (*vars(messages).values(), *vars(spaces).values(), keyring.KeyGrant, keyring.Keyring)
+    for message in [value for module in (messages, commands, spaces, keyring) for value in vars(module).values()]
     if inspect.isclass(message) and issubclass(message, messages.Message) and message is not messages.Message
 ]
 

@@ -22,14 +22,11 @@ from cloud_learner.intake import _check_reply
 from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.commands import AtRest, Command, CommandReply, Evaluate
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import (
     Ack,
-    AtRest,
-    Command,
-    CommandReply,
     Death,
-    Evaluate,
     LearnerReport,
     LogLine,
     RunSpec,

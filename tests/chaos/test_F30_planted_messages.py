@@ -14,8 +14,9 @@ from tls_fleet import TlsFleet
 from fleet_manager.key_folder import KeyFolder
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import encode
+from fleet_protocol.commands import Pause
 from fleet_protocol.keys import PrivateKey
-from fleet_protocol.messages import Pause, RunSpec
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.topics import FleetTopics

@@ -18,9 +18,10 @@ from signed_fleet import Fleet
 from edgerl.broker import RunningBroker
 from fleet_protocol.clock import utc_timestamp
 from fleet_protocol.codec import MAX_MESSAGE_BYTES, decode, encode
+from fleet_protocol.commands import Pause
 from fleet_protocol.keyring import KeyGrant, Keyring
 from fleet_protocol.keys import PrivateKey
-from fleet_protocol.messages import Frame, FrameHeader, Pause, RunSpec
+from fleet_protocol.messages import Frame, FrameHeader, RunSpec
 from fleet_protocol.mqtt import MqttConnection
 from fleet_protocol.signing import KEYRING, Signer, seal_frame
 

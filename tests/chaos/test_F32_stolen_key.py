@@ -17,7 +17,8 @@ from tls_fleet import TlsFleet
 
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import encode
-from fleet_protocol.messages import Command, Pause, RunSpec
+from fleet_protocol.commands import Command, Pause
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.mqtt import MqttConnection
 from fleet_protocol.signing import Signer, seal_frame
 from fleet_protocol.tls import find_refusal

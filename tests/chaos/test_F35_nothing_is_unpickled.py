@@ -23,8 +23,9 @@ from edge_actor.spill_file import SpillFile
 from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_protocol.codec import encode
+from fleet_protocol.commands import EarlierBoot
 from fleet_protocol.exit_codes import ExitCode
-from fleet_protocol.messages import EarlierBoot, RunSpec, TrajectoryMessage
+from fleet_protocol.messages import RunSpec, TrajectoryMessage
 from fleet_protocol.mqtt import MqttConnection
 from fleet_protocol.signing import seal_frame
 from fleet_protocol.topics import FleetTopics

@@ -21,9 +21,10 @@ from compressor import CompressionRecipe, compress
 from fleet_manager.commands import BoardCommander
 from fleet_protocol.audit import AuditLog
 from fleet_protocol.codec import BadMessage, decode
+from fleet_protocol.commands import Resume
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.keys import PrivateKey
-from fleet_protocol.messages import Resume, RunSpec, Telemetry
+from fleet_protocol.messages import RunSpec, Telemetry
 from fleet_protocol.signing import Signer
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 

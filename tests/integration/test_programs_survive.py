@@ -10,7 +10,8 @@ from edgerl.broker import RunningBroker
 from fleet_monitor.collector import Collector
 from fleet_monitor.fleet import BoardView
 from fleet_protocol.codec import decode, encode
-from fleet_protocol.messages import AtRest, Birth, CommandReply, LearnerReport, Pause, Resume, RunSpec
+from fleet_protocol.commands import AtRest, CommandReply, Pause, Resume
+from fleet_protocol.messages import Birth, LearnerReport, RunSpec
 from fleet_protocol.mqtt import MqttConnection, Subscription
 from fleet_protocol.signing import seal_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec

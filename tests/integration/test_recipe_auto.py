@@ -1,4 +1,4 @@
-"""`recipe = "auto"`: classes of boards measure, and each runs what is fastest on it. Real boards, brokers and runtimes."""
+"""`recipe = "auto"`: classes of boards measure, and each runs what is fastest on it. All of it real."""
 
 import sqlite3
 from collections.abc import Callable

@@ -11,7 +11,8 @@ from signed_fleet import Fleet
 from edgerl.broker import RunningBroker
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import decode, encode
-from fleet_protocol.messages import Frame, FrameHeader, Pause, RunSpec
+from fleet_protocol.commands import Pause
+from fleet_protocol.messages import Frame, FrameHeader, RunSpec
 from fleet_protocol.signing import Signer
 
 Wait = Callable[..., None]

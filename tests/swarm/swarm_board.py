@@ -15,21 +15,9 @@ from edge_actor.outbox_entry import OutboxEntry
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.backoff import Backoff
 from fleet_protocol.codec import decode, encode
+from fleet_protocol.commands import Command, CommandReply, Pause, Resume
 from fleet_protocol.exit_codes import ProgramError
-from fleet_protocol.messages import (
-    Ack,
-    Birth,
-    Command,
-    CommandReply,
-    Death,
-    LearnerReport,
-    Pause,
-    Resume,
-    RunSpec,
-    Status,
-    Telemetry,
-    TrajectoryMessage,
-)
+from fleet_protocol.messages import Ack, Birth, Death, LearnerReport, RunSpec, Status, Telemetry, TrajectoryMessage
 from fleet_protocol.signing import open_frame
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import FleetTopics

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from cloud_learner.delivery_ledger import DeliveryLedger
 from edge_actor.outbox import Outbox
-from fleet_protocol.messages import AtRest, Ranges
+from fleet_protocol.commands import AtRest
+from fleet_protocol.messages import Ranges
 from fleet_protocol.sequences import SequenceSet
 
 BOOT = ("b1", "boot")

@@ -14,17 +14,9 @@ from cloud_learner.delivery_ledger import BootKey, DeliveryLedger
 from cloud_learner.intake import Intake
 from cloud_learner.trajectory_queue import QueuedWindow, TrajectoryQueue
 from fleet_protocol.codec import encode
+from fleet_protocol.commands import AtRest, CommandReply, EvaluationResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-from fleet_protocol.messages import (
-    AtRest,
-    CommandReply,
-    EvaluationResult,
-    Health,
-    RunSpec,
-    SketchState,
-    Telemetry,
-    TrajectoryMessage,
-)
+from fleet_protocol.messages import Health, RunSpec, SketchState, Telemetry, TrajectoryMessage
 from fleet_protocol.spaces import BoxSpec, DiscreteSpec
 from fleet_protocol.topics import TopicAddress
 from fleet_protocol.trajectory import Trajectory, pack_trajectory

@@ -248,7 +248,7 @@ def test_a_report_of_a_run_with_an_infinite_divergence_is_still_json(tmp_path: P
         run_id="r",
         wall_s=1.0,
         progress=progress,
-        publisher=None,
+        outlet=None,
         ledger=ledger,
         intake=intake,
         book=book,

@@ -67,7 +67,7 @@ def test_show_names_every_key_its_rights_and_its_end(folder: Path):
     assert [(row["role"], row["may_sign"]) for row in rows] == [
         ("root", "keyrings"),
         ("learner", "run, policy, candidate, command"),
-        ("manager", "command, desired"),
+        ("manager", "command, candidate, desired"),
     ]
     assert rows[1]["key"] == PrivateKey.load(folder / "learner.key").key_id
     assert {(row["fleet"], row["generation"]) for row in rows} == {("f", 1)}

@@ -10,16 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.commands import AtRest, Bench, Command, CommandReply, Evaluate, EvaluationResult
 from fleet_protocol.messages import (
     Ack,
-    AtRest,
-    Bench,
     Birth,
-    Command,
-    CommandReply,
     Death,
-    Evaluate,
-    EvaluationResult,
     LearnerReport,
     PolicyLag,
     Problem,

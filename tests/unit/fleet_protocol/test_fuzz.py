@@ -24,16 +24,14 @@ from edge_actor.supervisor import Supervisor
 from edgerl.broker import free_port
 from fleet_manager.key_folder import KeyFolder
 from fleet_monitor.fleet import Fleet
-from fleet_protocol import messages
+from fleet_protocol import commands, messages
 from fleet_protocol.codec import BadMessage, decode, encode
+from fleet_protocol.commands import AtRest, CommandReply, Evaluate
 from fleet_protocol.keys import PrivateKey
 from fleet_protocol.messages import (
     Ack,
-    AtRest,
     Birth,
-    CommandReply,
     Death,
-    Evaluate,
     LearnerReport,
     LogLine,
     RunSpec,
@@ -114,7 +112,7 @@ def make_targets() -> dict[str, tuple[bytes, Target]]:
         "run": (frame, lambda payload: open_frame(payload, kind="run", unsigned_allowed=True)),
         "command": (
             encode(Evaluate(policy_version=1, episodes=2)),
-            lambda payload: decode(payload, messages.Command),
+            lambda payload: decode(payload, commands.Command),
         ),
         "policy file": (b"\x1c\x00\x00\x00TFL3" + bytes(range(200)), read_metadata),
     }
@@ -211,7 +209,9 @@ def bombarded(targets: dict[str, tuple[bytes, Target]], rng: random.Random) -> t
 
 def test_a_valid_struct_of_every_kind_survives_being_read_as_every_other():
     kinds = [
-        found for found in vars(messages).values() if isinstance(found, type) and issubclass(found, msgspec.Struct)
+        found
+        for found in (vars(messages) | vars(commands)).values()
+        if isinstance(found, type) and issubclass(found, msgspec.Struct)
     ]
     payloads = [payload for payload, _ in make_targets().values()]
     for payload in payloads:

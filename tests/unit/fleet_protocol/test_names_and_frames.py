@@ -7,8 +7,9 @@ import pytest
 
 from fleet_protocol.address import BrokerAddress
 from fleet_protocol.codec import decode, encode
+from fleet_protocol.commands import Pause
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
-from fleet_protocol.messages import Frame, FrameHeader, Pause
+from fleet_protocol.messages import Frame, FrameHeader
 from fleet_protocol.settings import describe_settings, load_settings
 from fleet_protocol.signing import FrameRefused, open_frame, seal_frame
 from fleet_protocol.topics import BadName, FleetTopics, TopicAddress, checked_name

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet_protocol import messages
+from fleet_protocol import commands, messages
 from fleet_protocol.codec import BadMessage, decode, encode
 from fleet_protocol.messages import Ack, Message, TrajectoryMessage
 
 CLASSES = [
     found
-    for _, found in inspect.getmembers(messages, inspect.isclass)
-    if issubclass(found, Message) and found is not Message
+    for found in {**vars(messages), **vars(commands)}.values()
+    if inspect.isclass(found) and issubclass(found, Message) and found is not Message
 ]
 WRONG: dict[type[msgspec.inspect.Type], object] = {
     msgspec.inspect.IntType: "x",
