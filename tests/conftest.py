@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 
 from edgerl.broker import RunningBroker, start_broker
@@ -17,6 +18,10 @@ from edgerl.broker_command import BrokerKind
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 ROOT: Final = Path(__file__).parents[1]
+
+# Tests prove behaviour; how long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("edgerl", deadline=None)
+hypothesis.settings.load_profile("edgerl")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,16 @@
 """`recipe = "auto"`: classes of boards measure, and each runs what is fastest on it. All of it real."""
 
-import sqlite3
+import json
+import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fleet_processes import board, learner, read_report
 
 from edgerl.broker import RunningBroker
+from fleet_protocol.audit import AuditLog, AuditUnwritable
 
 WaitUntil = Callable[..., None]
 
@@ -20,26 +23,36 @@ def class_of(report: dict[str, Any], board_id: str) -> dict[str, Any]:
     return found
 
 
-def commands(folder: Path, kind: str) -> int:
-    with sqlite3.connect(folder / "state/audit.db") as database:
-        return sum(f'"{kind}"' in details for (details,) in database.execute("SELECT details FROM entry"))
+def commands(folder: Path) -> list[tuple[str, str]]:
+    """What the learner has told boards so far: (board, words)."""
+    try:
+        entries = AuditLog(folder / "state/audit.db").entries()
+    except AuditUnwritable:  # it is being made
+        return []
+    told = [json.loads(entry.details) for entry in entries if entry.kind == "command"]
+    return [(details["board"], details["command"]) for details in told]
+
+
+def followers(folder: Path) -> set[str]:
+    return {name for name, words in commands(folder) if '"follow"' in words}
 
 
 def test_two_classes_of_boards_choose_what_each_runs_fastest(
-    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, tflite_python: Path
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, tflite_python: Path, wait_until: WaitUntil
 ):
     with (
-        learner(tmp_path, mosquitto.address, fleet_name, *AUTO, "--time-limit-s", "45") as learning,
+        learner(tmp_path, mosquitto.address, fleet_name, *AUTO) as learning,
         board(tmp_path, mosquitto.address, fleet_name, "old", python=tflite_python),
         board(tmp_path, mosquitto.address, fleet_name, "new"),
         board(tmp_path, mosquitto.address, fleet_name, "new-too"),
     ):
-        learning.process.wait(120)
-        said = learning.said()
+        wait_until(lambda: followers(tmp_path) == {"old", "new", "new-too"}, timeout_s=120, what="three followers")
+        learning.process.send_signal(signal.SIGINT)
+        learning.process.wait(20)
     report = read_report(tmp_path)
     old, new = class_of(report, "old"), class_of(report, "new")
     assert class_of(report, "new-too") == new
-    assert old["runtime"].startswith("tflite-runtime 2.14"), said
+    assert old["runtime"].startswith("tflite-runtime 2.14")
     assert new["runtime"].startswith("ai-edge-litert")
     # int8 is slower than float32 there, and faster here.
     assert old["p50_us"]["int8-dynamic"] > old["p50_us"]["float32"]
@@ -58,3 +71,38 @@ def test_two_classes_of_boards_choose_what_each_runs_fastest(
         assert counters.get("policies_refused", 0) == 0
         assert report["boards"][board_id]["env_steps"] > 1000
     assert report["trajectories"]["add_up"]
+
+
+def test_a_board_that_is_gone_is_named_and_another_of_its_class_measures(
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+):
+    with ExitStack() as stack:
+        learning = stack.enter_context(learner(tmp_path, mosquitto.address, fleet_name, *AUTO))
+        boards = {
+            name: stack.enter_context(board(tmp_path, mosquitto.address, fleet_name, name)) for name in ("b1", "b2")
+        }
+        wait_until(lambda: any('"bench"' in words for _, words in commands(tmp_path)), timeout_s=60, what="a bench")
+        (asked,) = {name for name, words in commands(tmp_path) if '"bench"' in words}
+        boards[asked].kill()
+        wait_until(lambda: " runs int8" in learning.said(), timeout_s=60, what="a choice")
+        assert f"board {asked} did not measure for its class" in learning.said()
+
+
+def test_boards_come_back_to_the_runs_group_when_a_learner_that_knows_no_other_takes_over(
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+):
+    with board(tmp_path, mosquitto.address, fleet_name, "b1"):
+        with learner(tmp_path, mosquitto.address, fleet_name, *AUTO) as learning:
+            wait_until(lambda: followers(tmp_path) == {"b1"}, timeout_s=60, what="a follower")
+            learning.process.send_signal(signal.SIGINT)
+            learning.process.wait(20)
+        before = read_report(tmp_path)
+        assert class_of(before, "b1")["group"] != "all"
+        flags = (*AUTO, "--recipe", "float32", "--time-limit-s", "12")
+        with learner(tmp_path, mosquitto.address, fleet_name, *flags) as learning:
+            learning.process.wait(60)
+    after = read_report(tmp_path)
+    assert after["policies"]["published"] > 10
+    # A board that still listened to the other group would act with one and the same policy.
+    assert after["policy_lag"]["p95"] < 0.5 * after["policies"]["published"]
+    assert after["boards"]["b1"]["counters"].get("resubscribed", 0) <= 1

@@ -9,13 +9,15 @@ from fleet_protocol.messages import FrameHeader
 from fleet_protocol.signing import FrameRefused
 
 
-def make_policy(version: int, *, content: int | None = None, kernel: str = "", issued_ns: int = 0) -> HeldPolicy:
+def make_policy(
+    version: int, *, content: int | None = None, group: str = "all", kernel: str = "", issued_ns: int = 0
+) -> HeldPolicy:
     header = FrameHeader(
         kind="policy",
         issuer="learner",
         run_id="r",
         version=version,
-        target="all",
+        target=group,
         issued_at=0.0,
         expires_at=1.0,
         size=1,
@@ -43,6 +45,16 @@ def test_one_that_is_not_newer_is_refused(version: int):
         shelf.accept(make_policy(version, content=99))
     assert refusal.value.reason == "not_newer"
     assert shelf.newest == make_policy(5)
+
+
+def test_the_newest_comes_once_more_in_the_form_of_a_group_that_is_followed_since():
+    shelf = make_shelf()
+    shelf.accept(make_policy(5))
+    shelf.accept(make_policy(5, content=99, group="all.pi"))
+    assert shelf.newest == make_policy(5, content=99, group="all.pi")
+    for version, group in ((4, "all"), (5, "all.pi")):
+        with pytest.raises(FrameRefused):
+            shelf.accept(make_policy(version, content=7, group=group))
 
 
 def test_what_failed_here_never_runs_again_not_even_under_a_newer_version():
