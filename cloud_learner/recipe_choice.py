@@ -23,15 +23,16 @@ from cloud_learner.standing_order import Boot, StandingOrder
 from compressor import CompressionRecipe, UnsupportedPolicyError
 from compressor.calibration import CalibrationError
 from compressor.recipe import candidates
-from fleet_protocol.commands import Bench, BenchResult, Command, CommandReply, Follow
+from fleet_protocol.commands import Bench, BenchResult, Command, Follow
+from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import Birth, RunSpec
 
 _log = logging.getLogger(__name__)
 
 _STEPS: Final = 1000
 _WARM_UP: Final = 50
-_ANSWER_WAIT_S: Final = 140.0
-"""Boards give a bench 130 s."""
+_ANSWER_WAIT_S: Final = 160.0
+"""Boards give a bench 150 s, and say when it was not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,28 +177,25 @@ class RecipeChoice:
     def _hear(self, board_class: BoardClass, trial: _Trial, asked: _Asked, boards: dict[str, Birth]) -> None:
         reply = self._book.reply(asked.board_id, asked.counter)
         birth = boards.get(asked.board_id)
-        if reply is not None:
-            trial.asked = None
-            self._note(board_class, trial.ranking, reply)
-        elif birth is None or birth.boot_id != asked.boot_id or time.monotonic() > asked.until:
-            trial.asked = None
+        is_gone = birth is None or birth.boot_id != asked.boot_id
+        if reply is None and not is_gone and time.monotonic() < asked.until:
+            return
+        trial.asked = None
+        problem = reply.problem if reply else None
+        why = problem.sentence if problem else "" if reply else "it is gone" if is_gone else "no answer in time"
+        self._link.note_answer(asked.board_id, asked.counter, problem=why)
+        if reply is not None and isinstance(reply.result, BenchResult):
+            trial.ranking.note(reply.result.p50_us)
+        elif problem is not None and problem.code == ExitCode.USAGE:
+            _log.warning("%s does without %s: %s", board_class, trial.ranking.next, why)
+            trial.ranking.drop()
+        else:
             trial.failed.add((asked.board_id, asked.boot_id))
-            why = f"no answer in {_ANSWER_WAIT_S:.0f} s" if birth else "it is gone"
             _log.warning(
                 "board %s did not measure for its class, %s (%s): another board of the class is asked, and until one "
                 "answers they all run what the others do",
-                *(asked.board_id, board_class, why),
+                *(asked.board_id, board_class, why or "it gave no figures"),
             )
-            self._link.note_answer(asked.board_id, asked.counter, problem=why)
-
-    def _note(self, board_class: BoardClass, ranking: RecipeRanking, reply: CommandReply) -> None:
-        problem = reply.problem.sentence if reply.problem else ""
-        self._link.note_answer(reply.board_id, reply.counter, problem=problem)
-        if isinstance(reply.result, BenchResult):
-            ranking.note(reply.result.p50_us)
-        else:
-            _log.warning("%s does without %s: %s", board_class, ranking.next, problem or "it gave no figures")
-            ranking.drop()
 
     def _decide(self, board_class: BoardClass, trial: _Trial) -> None:
         trial.compressor.recipes = tuple(trial.ranking.fastest_first())

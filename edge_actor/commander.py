@@ -28,6 +28,7 @@ from fleet_protocol.messages import FrameHeader, Problem
 from fleet_protocol.signing import FrameRefused
 
 _POLICY_WAIT_S: Final = 10.0
+_REST_WAIT_S: Final = 30.0
 _EVALUATION_LIMIT_S: Final = 600.0
 _BENCH_LIMIT_S: Final = 120.0
 
@@ -104,8 +105,11 @@ class Commander:
                 self._is_paused = True
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
             case Bench() if len(command.model) > self._policy_bytes:
-                self._fail(header, f"expected a policy of at most {self._policy_bytes} bytes, got {len(command.model)}")
-            case Evaluate() | Bench():
+                sentence = f"expected a policy of at most {self._policy_bytes} bytes, got {len(command.model)}"
+                self._fail(header, sentence, code=ExitCode.USAGE)
+            case Bench():
+                self._pending.append(_Pending(header, command, time.monotonic() + _REST_WAIT_S))
+            case Evaluate():
                 self._pending.append(_Pending(header, command, time.monotonic() + _POLICY_WAIT_S))
         self._halt_or_go_on()
 
@@ -139,11 +143,18 @@ class Commander:
             self._start_evaluation(pending, pending.command)
         if time.monotonic() < pending.deadline:
             return False
-        if isinstance(pending.command, Bench) and pending.is_started:
-            self._end_bench()
-        newest = self._shelf.newest
-        self._fail(pending.header, f"not done in time; this board holds policy {newest.version if newest else 0}")
+        self._fail(pending.header, self._give_up(pending))
         return True
+
+    def _give_up(self, pending: _Pending) -> str:
+        """Stop what took too long; returns what it was that did."""
+        if not isinstance(pending.command, Bench):
+            newest = self._shelf.newest
+            return f"not done in time; this board holds policy {newest.version if newest else 0}"
+        if pending.is_started:
+            self._end_bench()
+            return f"the policy was not measured in {_BENCH_LIMIT_S:.0f} s: ask for fewer steps"
+        return f"this board did not come to rest in {_REST_WAIT_S:.0f} s, and measured nothing"
 
     def _start_evaluation(self, pending: _Pending, command: Evaluate) -> None:
         policy = self._shelf.newest
@@ -176,9 +187,8 @@ class Commander:
             said = self._bench.receive()
             self._send(pending.header, said.result, said.problem)
         except EOFError:
-            self._fail(
-                pending.header, f"the policy has ended the process that measured it (status {self._end_bench()})"
-            )
+            sentence = f"the policy has ended the process that measured it (status {self._end_bench()})"
+            self._fail(pending.header, sentence, code=ExitCode.USAGE)
         self._end_bench()
         return True
 
@@ -193,8 +203,8 @@ class Commander:
                 self._pending.remove(pending)
                 self._send(pending.header, result.result, result.problem)
 
-    def _fail(self, header: FrameHeader, sentence: str) -> None:
-        self._send(header, problem=Problem(code=ExitCode.ENVIRONMENT_FAILED, sentence=sentence))
+    def _fail(self, header: FrameHeader, sentence: str, *, code: ExitCode = ExitCode.COMMAND_FAILED) -> None:
+        self._send(header, problem=Problem(code=code, sentence=sentence))
 
     def _send(
         self,

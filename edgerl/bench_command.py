@@ -13,7 +13,7 @@ from rich.table import Table
 from fleet_protocol.commands import Bench, BenchResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
-_WAIT_S: Final = 140.0
+_WAIT_S: Final = 160.0
 
 
 def bench(
