@@ -10,7 +10,7 @@ from typing import Any, Final
 NAMES: Final = (
     *("board_step", "network_step", "actor_cost", "policy_export", "bytes_per_step"),
     *("frame_signing", "publish_to_act", "agent_memory", "real_time", "delivery_overhead"),
-    *("disk_writes", "thundering_herd", "soak", "student_cost", "recipe_table", "time_to_threshold"),
+    *("disk_writes", "thundering_herd", "soak", "student_cost", "pruned_camera", "recipe_table", "time_to_threshold"),
 )
 RESULTS: Final = Path("benchmark-results")
 

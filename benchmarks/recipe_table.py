@@ -1,7 +1,7 @@
 """What does each recipe cost policies that have learned their task, and what does it save?
 
 A table as QuaRL has it (https://arxiv.org/abs/1910.01055), with intervals. For each task a fleet of two boards learns
-it to its target, once; the checkpoint stays in the folder. Then each recipe makes a file of it, which plays the same
+it to its target, once; the checkpoint is kept. Then each recipe makes a file of it, which plays the same
 seeds as the float32 file. Every cell is written as soon as it is measured, and not measured again: the command may be
 interrupted and goes on where it was. `--fresh` begins anew.
 """
@@ -9,25 +9,22 @@ interrupted and goes on where it was. `--fresh` begins anew.
 import json
 import math
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import gymnasium
 
-from benchmarks.programs import program
+from benchmarks.learned import learned
 from benchmarks.report import Claim, Row, argument_parser, finish
-from benchmarks.time_to_threshold import EXAMPLES, TASKS, Task
+from benchmarks.time_to_threshold import TASKS
 from cloud_learner.saved_policy import SavedPolicy
 from compressor import CompressionRecipe
-from edgerl.broker import start_broker
 from edgerl.compression import compress_checkpoint
 from edgerl.practice import Practice
 
 RECIPES: Final = ("float32", "float16", "int8-dynamic", "int8", "int8-full", "qat+int8-full")
 NAMES: Final = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "InvertedPendulum-v5", "LunarLander-v3")
 _FOLDER: Final = Path("benchmark-results/recipe-table")
-_EXTRA_S: Final = 60.0
 _LARGEST_COST: Final = 0.02
 
 
@@ -36,7 +33,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--task", choices=NAMES, help="only this task; all if left out")
     parser.add_argument("--episodes", type=int, help="pairs of episodes for each cell")
-    parser.add_argument("--folder", type=Path, default=_FOLDER, help="where checkpoints and cells are kept")
+    parser.add_argument("--folder", type=Path, default=_FOLDER, help="where cells are kept")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
     arguments = parser.parse_args()
     if arguments.fresh:
@@ -54,8 +51,8 @@ def _cell(folder: Path, name: str, text: str, *, episodes: int, steps: int) -> R
     """A recipe's row for a task: as it was measured before, or now."""
     kept = folder / f"{text}, {episodes} episodes.json"
     if not kept.is_file():
-        _learn(folder / "state", name, TASKS[name])
-        saved = SavedPolicy.load(folder / "state")
+        saved = SavedPolicy.load(learned(name))
+        folder.mkdir(parents=True, exist_ok=True)
         with Practice(saved, allowed=[]) as practice:
             made = compress_checkpoint(
                 saved, CompressionRecipe.parse(text), practice, steps=steps, episodes=episodes
@@ -88,32 +85,6 @@ def _row(name: str, made: dict[str, Any]) -> Row:
         "step_us": fidelity["time"]["p50_us"],
         "load_ms": fidelity["time"]["load_ms"],
     }
-
-
-def _learn(state: Path, name: str, task: Task) -> None:
-    """Have a fleet learn the task, unless one has."""
-    done = state.with_name("learned")
-    if done.exists():
-        return
-    state.mkdir(parents=True, exist_ok=True)
-    settings = state.with_name("edgerl.toml")
-    text = (
-        (EXAMPLES / task.settings).read_text(encoding="utf-8") if task.settings else f'[learner]\nenv_id = "{name}"\n'
-    )
-    settings.write_text(text + task.learner_toml, encoding="utf-8")
-    with ExitStack() as stack:
-        broker = stack.enter_context(start_broker(None))
-        where = ("--broker", str(broker.address), "--config", str(settings))
-        for board in ("b1", "b2"):
-            stack.enter_context(program("edge_actor", *where, "--board", board, "--state", ""))
-        goal = ("--target-return", str(task.target), "--time-limit-s", str(4 * task.limit_s))
-        said = state.with_name("learner.log")
-        flags = (*where, *goal, "--evaluation-episodes", "0", "--state", str(state), "--seed", "1")
-        with program("cloud_learner", *flags, log=said) as learner:
-            learner.wait(4 * task.limit_s + _EXTRA_S)
-        if learner.returncode:
-            raise RuntimeError(f"{name} was not learned: {said.read_text(encoding='utf-8')[-500:]}")
-    done.touch()
 
 
 def _random_return(name: str, *, episodes: int = 50) -> float:
