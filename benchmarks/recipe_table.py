@@ -56,7 +56,7 @@ def _cell(folder: Path, name: str, text: str, *, episodes: int, steps: int) -> R
     if not kept.is_file():
         _learn(folder / "state", name, TASKS[name])
         saved = SavedPolicy.load(folder / "state")
-        with Practice(saved, allowed=[]) as practice:
+        with Practice(saved.run, allowed=[]) as practice:
             made = compress_checkpoint(
                 saved, CompressionRecipe.parse(text), practice, steps=steps, episodes=episodes
             ).as_dict()
