@@ -19,6 +19,7 @@ from edgerl.audit_commands import audit_app
 from edgerl.chaos_command import chaos
 from edgerl.command_command import command
 from edgerl.compress_command import compress
+from edgerl.convert_command import convert
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -44,6 +45,7 @@ add_identity_commands(app, broker_app)
 app.add_typer(keys_app, name="keys")
 app.command()(chaos)
 app.command()(compress)
+app.command()(convert)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[
