@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test chaos check format bench
+.PHONY: all setup demo test test-convert chaos check format bench
 
 all: check test
 
@@ -24,6 +24,22 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+# `edgerl convert`, in an environment of its own: one of litert-torch's packages holds typing_extensions back, and with it
+# these five. Nothing is skipped in there.
+CONVERT_BIN := .venv-convert/bin
+HELD_BACK := anyio|pydantic|pydantic_core|typing-inspection|typing_extensions
+
+test-convert: .venv-convert/installed
+	@EDGERL_TEST_CONVERT=1 $(CONVERT_BIN)/python -m pytest -p no:anyio \
+		tests/unit/compressor/test_module_conversion.py tests/integration/test_convert_command.py $(ARGS)
+
+.venv-convert/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-convert
+	grep -v -E '^($(HELD_BACK))==' constraints.txt > .venv-convert/constraints.txt
+	$(if $(TORCH_INDEX),$(CONVERT_BIN)/pip install --quiet --index-url $(TORCH_INDEX) -c .venv-convert/constraints.txt torch)
+	$(CONVERT_BIN)/pip install --quiet -c .venv-convert/constraints.txt -e ".[convert]" pytest pytest-timeout
+	@touch $@
 
 # The whole fault matrix (docs/faults.md); make chaos ARGS=--quick takes a quarter of an hour at most.
 chaos: setup

@@ -33,13 +33,13 @@ def main() -> None:
     steps, episodes, turns = (100, 20, 5) if arguments.quick else (1500, 100, 15)
     saved = SavedPolicy.load(learned(TASK))
     made: dict[str, Compression] = {}
-    with Practice(saved, allowed=["edgerl_examples"]) as practice:
+    with Practice(saved.run, allowed=["edgerl_examples"]) as practice:
         for recipe in RECIPES:
             made[recipe] = compress_checkpoint(
                 saved, CompressionRecipe.parse(recipe), practice, steps=steps, episodes=episodes
             )
             print(f"{recipe}: agreement {made[recipe].fidelity.agreement:.3f}", flush=True)
-        visit = practice.visit(saved.graph.without_value())
+        visit = practice.visit(made["float32"].policy.model)
     seen = visit.observations.reshape(-1, *visit.observations.shape[2:])[:60]
     files = {recipe: open_step(compression.policy.model) for recipe, compression in made.items()}
     taken = {recipe: np.empty((turns, len(seen)), np.int64) for recipe in files}

@@ -53,7 +53,7 @@ def _cell(folder: Path, name: str, text: str, *, episodes: int, steps: int) -> R
     if not kept.is_file():
         saved = SavedPolicy.load(learned(name))
         folder.mkdir(parents=True, exist_ok=True)
-        with Practice(saved, allowed=[]) as practice:
+        with Practice(saved.run, allowed=[]) as practice:
             made = compress_checkpoint(
                 saved, CompressionRecipe.parse(text), practice, steps=steps, episodes=episodes
             ).as_dict()

@@ -168,8 +168,9 @@ class PolicyCompressor:
         if recipe.needs_calibration and ranges is None:
             calibration = imagined_observations(graph) if snapshot.calibration is None else snapshot.calibration
         metadata = policy_metadata(
-            graph,
             recipe,
+            heads=graph.heads,
+            state_size=graph.state_size,
             run=self._run,
             version=version,
             spaces=self._spaces,

@@ -32,7 +32,15 @@ class SavedPolicy:
 
     def metadata(self, graph: PolicyGraph, recipe: CompressionRecipe) -> dict[str, Any]:
         """What a file of this policy says of itself, as a policy of its run."""
-        return policy_metadata(graph, recipe, run=self.run, version=self.version, spaces=self.spaces, largest_logit=0.0)
+        return policy_metadata(
+            recipe,
+            heads=graph.heads,
+            state_size=graph.state_size,
+            run=self.run,
+            version=self.version,
+            spaces=self.spaces,
+            largest_logit=0.0,
+        )
 
     @classmethod
     def load(cls, checkpoint: Path) -> "SavedPolicy":

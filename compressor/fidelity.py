@@ -108,18 +108,54 @@ def measure_fidelity(
         expected, actual = graph.forward(observations, states), run(observations, states)
     else:
         expected, actual = (_play(step, observations, graph.state_size) for step in (graph.forward, run))
+    return judge_outputs(
+        expected,
+        actual,
+        model=model,
+        observations=observations,
+        bytes_float32=len(compress(graph, float32(), metadata={}).model),
+        saturation=_saturation(graph, model, observations, states),
+        branches=branches,
+    )
+
+
+def judge_outputs(
+    expected: Outputs,
+    actual: Outputs,
+    *,
+    model: bytes,
+    observations: Observations,
+    bytes_float32: int,
+    saturation: float = 0.0,
+    branches: Sequence[int] | None = None,
+) -> FidelityReport:
+    """Compare what a file gave with what a policy gave, whatever that is made of.
+
+    Args:
+        expected: of the policy, float64 `[N, out]` by name.
+        actual: of the file.
+        model: the file.
+        observations: that both saw, `[N, ...]`.
+        bytes_float32: size of the policy's float32 file.
+        saturation: share of observations that a static grid cuts something of; 0 for a file without such grids.
+        branches: as in `measure_fidelity`.
+
+    Raises:
+        MissingRuntimeError: ai-edge-litert is not installed.
+        ValueError: the branches are not the policy's.
+    """
     cuts = branches_of(expected, branches)
     same, clear = same_action(expected, actual, cuts), is_clear(expected, actual, cuts)
     kl = kl_divergence(expected, actual, cuts)
     return FidelityReport(
         bytes=len(model),
-        bytes_float32=len(compress(graph, float32(), metadata={}).model),
+        bytes_float32=bytes_float32,
         agreement=float(same.mean()),
         clear=float(clear.mean()),
         agreement_where_clear=float(same[clear].mean()) if clear.any() else 1.0,
         kl_mean=float(kl.mean()),
         kl_max=float(kl.max()),
-        saturation=_saturation(graph, model, observations, states),
+        saturation=saturation,
         heads={name: head_error(expected[name], actual[name]) for name in expected if name in actual},
         time=time_steps(model, observations),
         delegation=read_delegation(model),

@@ -2,6 +2,12 @@
 
 A runtime knows some 200 operators, control flow and code of other people among them, and reads dozens of fields. What
 is not needed to act is refused unread; a test holds this list against the compressor's own.
+
+Converted modules (`edgerl convert`) bring ten operators that our own networks do without. Six (EXP, GELU, MAXIMUM,
+MINIMUM, RSQRT, SQUARED_DIFFERENCE) are arithmetic on every number, as TANH and SUB are: no index, and no memory beyond
+that of their result. Four (MEAN, PAD, STRIDED_SLICE, TRANSPOSE) follow indices, which must be constants, and which
+`policy_indices.py` holds within the tensor that is read. What compares and selects, gathers, multiplies two computed
+matrices or loops is left out: the converter makes do without it, or says which layer needs it.
 """
 
 from typing import Final, NamedTuple
@@ -42,9 +48,19 @@ OPERATORS: Final[dict[int, Operator]] = {
     19: Operator("RELU", frozenset({1, 2}), 0, 1),
     22: Operator("RESHAPE", frozenset({1}), 0, 2),
     28: Operator("TANH", frozenset({1, 2}), 0, 1),
+    34: Operator("PAD", frozenset({1}), 0, 2),
+    39: Operator("TRANSPOSE", frozenset({1}), 0, 2),
+    40: Operator("MEAN", frozenset({1}), 27, 2),
     41: Operator("SUB", frozenset({1, 2}), 28, 2),
+    45: Operator("STRIDED_SLICE", frozenset({1}), 32, 4),
+    47: Operator("EXP", frozenset({1}), 0, 1),
     49: Operator("SPLIT", frozenset({1, 2}), 35, 2),
+    55: Operator("MAXIMUM", frozenset({1}), 0, 2),
+    57: Operator("MINIMUM", frozenset({1}), 0, 2),
+    76: Operator("RSQRT", frozenset({1}), 0, 1),
+    99: Operator("SQUARED_DIFFERENCE", frozenset({1}), 0, 2),
     114: Operator("QUANTIZE", frozenset({1}), 0, 1),
+    150: Operator("GELU", frozenset({1}), 116, 1),
 }
 WEIGHTED: Final = frozenset({3, 9})
 """Operators whose second input is a matrix or kernels."""

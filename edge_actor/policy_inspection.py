@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from edge_actor.flat_tables import BrokenTables, FlatTables
 from edge_actor.policy_file import IDENTIFIER, BadPolicyFile
 from edge_actor.policy_grammar import FIELDS, OPERATORS, TENSOR_TYPES, WEIGHTED, WINDOWED
+from edge_actor.policy_indices import are_indices_sound, has_indices
 
 _SCHEMA_VERSION: Final = 3
 _MOST_TABLES: Final = 4096
 _LARGEST_SIDE: Final = 1 << 20
 _MOST_DIMENSIONS: Final = 4
 _LARGEST_WINDOW: Final = 256
+_DILATIONS: Final = (4, 5)
+"""Slots of CONV_2D's options; 1 where they are not there."""
+_MASKS: Final = frozenset({0, 1})
+"""Slots of STRIDED_SLICE's options that leave its axes as they are."""
 _SMALLEST_SCALE: Final = float(np.finfo(np.float32).tiny)
 """What the compressor gives a row of nothing but zeros."""
 _LARGEST_SCALE: Final = 1e6
@@ -45,7 +50,11 @@ class _Tensor:
     name: str
     kind: str
     shape: tuple[int, ...]
-    is_constant: bool
+    buffer: int
+
+    @property
+    def is_constant(self) -> bool:
+        return self.buffer > 0
 
     @property
     def elements(self) -> int:
@@ -155,7 +164,7 @@ class PolicyInspection:
         buffer = tables.number(table, 2, "uint32")
         if buffer >= len(self._buffers):
             raise BadPolicyFile(f"tensor {name!r} lies in buffer {buffer} of {len(self._buffers)}", reason="tensor")
-        tensor = _Tensor(name, kind.name, shape, is_constant=buffer > 0)
+        tensor = _Tensor(name, kind.name, shape, buffer)
         size = len(self._buffers[buffer])
         if tensor.is_constant and size != -(-tensor.elements * kind.item_bits // 8):
             raise BadPolicyFile(f"tensor {name!r}, {kind.name} {shape}, has {size} bytes of numbers", reason="tensor")
@@ -215,9 +224,19 @@ class PolicyInspection:
         if not outputs or outputs & known:
             raise BadPolicyFile(f"{name} writes the tensors {sorted(outputs)}", reason="operator")
         self._require_options(code, operator)
+        if has_indices(name):
+            self._require_indices(name, *(self._tensors[index] for index in inputs))
         if code in WEIGHTED and self._tensors[inputs[1]].is_constant:
             self._weights.append(self._tensors[inputs[1]])
         return outputs
+
+    def _require_indices(self, name: str, read: _Tensor, *indices: _Tensor) -> None:
+        if any(each.kind != "int32" or not each.is_constant for each in indices):
+            raise BadPolicyFile(f"{name} reads where something computed tells it to", reason="operator")
+        numbers = [np.frombuffer(self._buffers[each.buffer], "<i4") for each in indices]
+        if not are_indices_sound(name, read.shape, numbers):
+            told = [each.tolist() for each in numbers]
+            raise BadPolicyFile(f"{name} of a tensor {read.shape} is told {told}", reason="operator")
 
     def _require_options(self, code: int, operator: int) -> None:
         tables, expected = self._tables, OPERATORS[code]
@@ -227,11 +246,15 @@ class PolicyInspection:
         if options is None:
             return
         self._require_fields("options", options)
+        if expected.name == "STRIDED_SLICE" and tables.slots(options) - _MASKS:
+            raise BadPolicyFile("STRIDED_SLICE adds or takes axes away", reason="operator")
         if code in WINDOWED:
             slots = (1, 2) if OPERATORS[code].name == "CONV_2D" else (1, 2, 3, 4)
             sizes = [tables.number(options, slot, "int32") for slot in slots]
+            if expected.name == "CONV_2D":
+                sizes += [tables.number(options, slot, "int32", default=1) for slot in _DILATIONS]
             if not all(0 < size <= _LARGEST_WINDOW for size in sizes):
-                raise BadPolicyFile(f"{expected.name} has strides and sizes of {sizes}", reason="operator")
+                raise BadPolicyFile(f"{expected.name} has strides, sizes and dilations of {sizes}", reason="operator")
 
     def _indices(self, table: int, slot: int) -> set[int]:
         indices: set[int] = set(self._numbers(table, slot, "<i4").tolist())

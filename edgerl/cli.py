@@ -20,6 +20,7 @@ from edgerl.bench_command import bench
 from edgerl.chaos_command import chaos
 from edgerl.command_command import command
 from edgerl.compress_command import compress
+from edgerl.convert_command import convert
 from edgerl.identity_commands import add_identity_commands
 from edgerl.keys_command import keys_app
 from fleet_protocol.exit_codes import EXPLANATIONS, ExitCode, ProgramError
@@ -46,6 +47,7 @@ app.add_typer(keys_app, name="keys")
 app.command()(chaos)
 app.command()(compress)
 app.command()(bench)
+app.command()(convert)
 
 Format = Literal["table", "json"]
 ConfigFile = Annotated[

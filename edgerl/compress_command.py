@@ -1,18 +1,13 @@
 """`edgerl compress`: a learner's checkpoint as a small file, and what that costs the policy and saves the board."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from fleet_protocol.exit_codes import ExitCode, ProgramError
-
-if TYPE_CHECKING:
-    from edgerl.compression import Compression
 
 _PHASES: Final = {"distill": "a student learns", "prune": "what is left learns", "qat": "it learns to be rounded"}
 
@@ -46,6 +41,7 @@ def compress(
     from cloud_learner.saved_policy import SavedPolicy  # noqa: PLC0415 - torch takes seconds to import
     from compressor import CompressionRecipe, RecipeError, UnsupportedPolicyError  # noqa: PLC0415
     from edgerl.compression import compress_checkpoint  # noqa: PLC0415
+    from edgerl.compression_view import leave  # noqa: PLC0415
     from edgerl.practice import Practice  # noqa: PLC0415
 
     try:
@@ -56,7 +52,7 @@ def compress(
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Practice(saved, allowed=allow_env or [], seed=seed) as practice,
+        Practice(saved.run, allowed=allow_env or [], seed=seed) as practice,
         Progress(*columns, console=console, disable=not chosen.needs_training) as progress,
     ):
         phases: dict[str, TaskID] = {}
@@ -72,35 +68,4 @@ def compress(
             )
         except UnsupportedPolicyError as error:
             raise ProgramError(ExitCode.USAGE, f"{recipe}: {error}") from error
-    _write(out, made.policy.model)
-    if report is not None:
-        _write(report, json.dumps({"environment": saved.run.env_id, **made.as_dict()}, indent=2).encode())
-    _print(out, made)
-
-
-def _print(out: Path, made: "Compression") -> None:
-    print(f"{out}: {made.policy.recipe}\n{made.fidelity.to_table()}")  # noqa: T201
-    if made.returns is not None:
-        pairs = made.returns
-        print(  # noqa: T201
-            f"{'return':<24}{pairs.mean_compressed:.1f}, float {pairs.mean_float:.1f}: {pairs.difference:+.1f} "
-            f"({pairs.low:+.1f} to {pairs.high:+.1f}) over {pairs.episodes} pairs of episodes"
-        )
-    if made.sensitivities:
-        Console().print(_layers(made))
-
-
-def _layers(made: "Compression") -> Table:
-    table = Table("layer", "KL alone", "agreement alone", "saves, bytes", "kept for", title="rounded one at a time")
-    paid = {each.layer: f"{each.bytes_paid:+} bytes, {each.us_paid:+.1f} us" for each in made.kept}
-    for each in made.sensitivities:
-        figures = (f"{each.kl_mean:.2g}", f"{each.agreement:.2%}", str(each.bytes_saved))
-        table.add_row(each.layer, *figures, paid.get(each.layer, ""))
-    return table
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ProgramError(ExitCode.STATE_UNUSABLE, f"cannot write {path}: {error.strerror}") from error
+    leave(made, out=out, report=report, env_id=saved.run.env_id)

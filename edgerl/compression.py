@@ -89,10 +89,14 @@ def compress_checkpoint(
     """
     teacher, cuts = saved.graph.without_value(), list(branches(saved.spaces[1])) or None
     started = time.monotonic()
-    trained = train(saved.graph, recipe, practice.visit, branches=cuts, steps=steps, seed=seed, told=told)
+
+    def visit(graph: PolicyGraph) -> Visit:
+        return practice.visit(compress(graph, float32(), metadata=saved.metadata(graph, float32())).model)
+
+    trained = train(saved.graph, recipe, visit, branches=cuts, steps=steps, seed=seed, told=told)
     training_s = time.monotonic() - started
     graph = trained.graph.without_value()
-    seen = _Seen.by(graph, teacher, practice)
+    seen = _Seen.of(visit(graph), teacher)
     judge = partial(measure_fidelity, teacher, observations=seen.observations, states=seen.states, branches=cuts)
     inputs: dict[str, Any] = {"ranges": trained.ranges}
     if recipe.needs_calibration and trained.ranges is None:
@@ -103,11 +107,28 @@ def compress_checkpoint(
         recipe, kept = keep_until(graph, recipe, judge, floor=floor, sensitivities=sensitivities, **inputs)
     policy = compress(graph, recipe, metadata=saved.metadata(graph, recipe), **inputs)
     exact = compress(teacher, float32(), metadata=saved.metadata(teacher, float32()))
-    returns = None
-    if episodes:
-        played = [practice.returns(file.model, episodes=episodes) for file in (exact, policy)]
-        returns = compare_returns(*played)
+    returns = play_both(practice, exact, policy, episodes=episodes)
     return Compression(policy, judge(policy.model), returns, sensitivities, kept, training_s)
+
+
+def play_both(
+    practice: Practice, exact: CompressedPolicy, policy: CompressedPolicy, *, episodes: int
+) -> PairedReturns | None:
+    """Play greedy episodes with a float file and a compressed one on the same seeds; None for no episodes.
+
+    Raises:
+        ProgramError: The environment failed.
+    """
+    if not episodes:
+        return None
+    return compare_returns(*(practice.returns(file.model, episodes=episodes) for file in (exact, policy)))
+
+
+def seen_rows(visit: Visit) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """What a policy saw, `[T * B, ...]`, and which rows of it to judge by."""
+    observations = visit.observations.reshape(-1, *visit.observations.shape[2:])
+    count = min(len(observations), _IMAGES if observations.dtype == np.uint8 else _VECTORS)
+    return observations, np.linspace(0, len(observations) - 1, count).round().astype(np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +144,10 @@ class _Seen:
     states: NDArray[np.float32] | None
 
     @classmethod
-    def by(cls, graph: PolicyGraph, teacher: PolicyGraph, practice: Practice) -> "_Seen":
-        """Have the policy act for a while."""
-        visit = practice.visit(graph)
-        observations = visit.observations.reshape(-1, *visit.observations.shape[2:])
+    def of(cls, visit: Visit, teacher: PolicyGraph) -> "_Seen":
+        """Take what was seen, and what the teacher's memory would have held then."""
+        observations, rows = seen_rows(visit)
         states = None if teacher.memory is None else _states_before(teacher, visit)
-        count = min(len(observations), _IMAGES if teacher.image_shape else _VECTORS)
-        rows = np.linspace(0, len(observations) - 1, count).round().astype(np.intp)
         return cls(observations[rows], None if states is None else states[rows])
 
 

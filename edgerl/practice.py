@@ -6,9 +6,6 @@ import numpy as np
 import torch
 
 from cloud_learner.batching import make_batch
-from cloud_learner.saved_policy import SavedPolicy
-from compressor import PolicyGraph, compress
-from compressor.recipe import float32
 from compressor.training import Visit
 from edge_actor.environment_copy import EnvironmentCopy
 from edge_actor.environments import make_environment
@@ -16,6 +13,7 @@ from edge_actor.evaluation import play_greedy_episodes
 from edge_actor.policy import Policy
 from edge_actor.rollout import Rollout
 from edge_actor.sampling import Sampler, make_sampler
+from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import branches
 
 _STEPS: Final = 64
@@ -28,21 +26,25 @@ class Practice:
     """Environments of a run on this machine; a context manager.
 
     Args:
-        saved: Whose run it is.
+        run: What is played.
         allowed: Modules beside Gymnasium's own whose environments may be made here.
         copies: Environments side by side.
         seed: Of the environments and actions.
+
+    Attributes:
+        run: As it came.
+        spaces: What is observed and done.
 
     Raises:
         ProgramError: The environment is not there, not allowed, or fails.
     """
 
-    def __init__(self, saved: SavedPolicy, *, allowed: list[str], copies: int = 16, seed: int = 1) -> None:
-        run = saved.run
-        self._saved = saved
+    def __init__(self, run: RunSpec, *, allowed: list[str], copies: int = 16, seed: int = 1) -> None:
+        self.run = run
         self._allowed = ["gymnasium", *allowed]
         self._rng = np.random.default_rng(seed)
         self._copies = [self._copy() for _ in range(copies)]
+        self.spaces = (self._copies[0].observation_space, self._copies[0].action_space)
         self._rollout = Rollout(
             self._copies, unroll_length=_STEPS, frame_stack=run.frame_stack, sampler=self._sampler(_STEPS), seed=seed
         )
@@ -54,12 +56,15 @@ class Practice:
         for copy in self._copies:
             copy.close()
 
-    def visit(self, graph: PolicyGraph) -> Visit:
-        """Have a policy act for a while, from where the last one has left off."""
-        metadata = self._saved.metadata(graph, float32())
-        policy = Policy(compress(graph, float32(), metadata=metadata).model, copies=len(self._copies))
+    def visit(self, model: bytes) -> Visit:
+        """Have a file act for a while, from where the last one has left off.
+
+        Raises:
+            BadPolicyFile: It cannot be loaded.
+        """
+        policy = Policy(model, copies=len(self._copies))
         trajectory, _ = self._rollout.fill_window(lambda: policy)
-        batch = make_batch([trajectory], torch.device("cpu"), branches(self._saved.spaces[1]))
+        batch = make_batch([trajectory], torch.device("cpu"), branches(self.spaces[1]))
         state = None if batch.initial_state is None else batch.initial_state.numpy().copy()
         return Visit(batch.observations[:-1].numpy().copy(), batch.is_first[:-1].numpy().copy(), state)
 
@@ -79,12 +84,12 @@ class Practice:
                 copy.close()
 
     def _copy(self) -> EnvironmentCopy:
-        run = self._saved.run
+        run = self.run
         return EnvironmentCopy(lambda: make_environment(run.env_id, dict(run.env_kwargs), allowed=self._allowed))
 
     def _sampler(self, unroll_length: int) -> Sampler:
         return make_sampler(
-            self._saved.spaces[1],
+            self.spaces[1],
             unroll_length=unroll_length,
             copies=len(self._copies),
             wire_scale=_FIRST_GRID,

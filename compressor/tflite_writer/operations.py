@@ -51,6 +51,19 @@ RESHAPE = Operation(BuiltinOperator.RESHAPE, int8_version=1)
 SPLIT = Operation(BuiltinOperator.SPLIT, 1, BuiltinOptions.SPLIT)
 CONCATENATION = Operation(BuiltinOperator.CONCATENATION, 1, BuiltinOptions.CONCATENATION)
 
+# Only converted modules (`compressor.conversion`) have these.
+MAXIMUM = Operation(BuiltinOperator.MAXIMUM, int8_version=1)
+MINIMUM = Operation(BuiltinOperator.MINIMUM, int8_version=1)
+EXP = Operation(BuiltinOperator.EXP, int8_version=1)
+RSQRT = Operation(BuiltinOperator.RSQRT, int8_version=1)
+SQUARED_DIFFERENCE = Operation(BuiltinOperator.SQUARED_DIFFERENCE, int8_version=1)
+GELU = Operation(BuiltinOperator.GELU, 1, BuiltinOptions.GELU, int8_version=1)
+MEAN = Operation(BuiltinOperator.MEAN, 1, BuiltinOptions.REDUCER, int8_version=1)
+TRANSPOSE = Operation(BuiltinOperator.TRANSPOSE, int8_version=1)
+PAD = Operation(BuiltinOperator.PAD, int8_version=1)
+# Not SLICE: where the batch is open, that gives a tensor whose memory moves from run to run.
+STRIDED_SLICE = Operation(BuiltinOperator.STRIDED_SLICE, 1, BuiltinOptions.STRIDED_SLICE, int8_version=1)
+
 QUANTIZE = Operation(BuiltinOperator.QUANTIZE, int8_version=1)
 DEQUANTIZE_UINT8 = Operation(BuiltinOperator.DEQUANTIZE, 1)
 DEQUANTIZE_INT8 = Operation(BuiltinOperator.DEQUANTIZE, 2)

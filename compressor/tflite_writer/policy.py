@@ -91,7 +91,7 @@ def write_policy(
         own = writer.tower("value_torso", _widen(graph, graph.value_torso), observation)
         model.outputs.append(writer.head("value", graph.value_head, own))
     model.outputs += states
-    return serialize(model, metadata={METADATA_NAME: _as_json(metadata)})
+    return serialize(model, metadata={METADATA_NAME: as_json(metadata)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,5 +172,10 @@ def _settled(name: str, index: int) -> Signal:
     return Signal(name, lambda _: index)
 
 
-def _as_json(metadata: Mapping[str, object]) -> bytes:
+def as_json(metadata: Mapping[str, object]) -> bytes:
+    """Metadata as a file carries it.
+
+    Raises:
+        TypeError, ValueError: it is not JSON.
+    """
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -45,9 +45,19 @@ class BuiltinOperator(IntEnum):
     RELU = 19
     RESHAPE = 22
     TANH = 28
+    PAD = 34
+    TRANSPOSE = 39
+    MEAN = 40
     SUB = 41
+    STRIDED_SLICE = 45
+    EXP = 47
     SPLIT = 49
+    MAXIMUM = 55
+    MINIMUM = 57
+    RSQRT = 76
+    SQUARED_DIFFERENCE = 99
     QUANTIZE = 114
+    GELU = 150
 
 
 class BuiltinOptions(IntEnum):
@@ -60,8 +70,11 @@ class BuiltinOptions(IntEnum):
     CONCATENATION = 10
     ADD = 11
     MUL = 21
+    REDUCER = 27
     SUB = 28
+    STRIDED_SLICE = 32
     SPLIT = 35
+    GELU = 116
 
 
 class FusedActivation(IntEnum):
@@ -70,6 +83,7 @@ class FusedActivation(IntEnum):
     NONE = 0
     RELU = 1
     RELU_N1_TO_1 = 2
+    RELU6 = 3
 
 
 class PaddingKind(IntEnum):
@@ -92,6 +106,7 @@ class Field(NamedTuple):
 
 
 _OFFSET = Builder.PrependUOffsetTRelativeSlot
+_BOOL = Builder.PrependBoolSlot
 _INT8 = Builder.PrependInt8Slot
 _UINT8 = Builder.PrependUint8Slot
 _INT32 = Builder.PrependInt32Slot
@@ -141,6 +156,8 @@ WINDOW_STRIDE_WIDTH = Field(1, _INT32)
 WINDOW_STRIDE_HEIGHT = Field(2, _INT32)
 
 CONV_2D_FUSED_ACTIVATION = Field(3, _INT8)
+CONV_2D_DILATION_WIDTH = Field(4, _INT32)
+CONV_2D_DILATION_HEIGHT = Field(5, _INT32)
 
 POOL_2D_FILTER_WIDTH = Field(3, _INT32)
 POOL_2D_FILTER_HEIGHT = Field(4, _INT32)
@@ -149,6 +166,14 @@ POOL_2D_FUSED_ACTIVATION = Field(5, _INT8)
 CONCATENATION_AXIS = Field(0, _INT32)
 
 SPLIT_COUNT = Field(0, _INT32)
+
+# One bit an axis: it is taken from its beginning, or to its end, whatever the constants say.
+STRIDED_SLICE_BEGIN_MASK = Field(0, _INT32)
+STRIDED_SLICE_END_MASK = Field(1, _INT32)
+
+REDUCER_KEEP_DIMS = Field(0, _BOOL)
+
+GELU_APPROXIMATE = Field(0, _BOOL)
 
 BUFFER_DATA = Field(0, _OFFSET)
 
