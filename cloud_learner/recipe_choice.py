@@ -23,7 +23,7 @@ from cloud_learner.standing_order import Boot, StandingOrder
 from compressor import CompressionRecipe, UnsupportedPolicyError
 from compressor.calibration import CalibrationError
 from compressor.recipe import candidates
-from fleet_protocol.commands import Bench, BenchResult, Command, Follow
+from fleet_protocol.commands import LARGEST_MODEL, Bench, BenchResult, Command, Follow
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import Birth, RunSpec
 
@@ -151,9 +151,14 @@ class RecipeChoice:
         models: dict[CompressionRecipe, bytes] = {}
         for recipe in candidates():
             try:
-                models[recipe] = compressor.make(snapshot, recipe, version=0).model
+                model = compressor.make(snapshot, recipe, version=0).model
             except (UnsupportedPolicyError, CalibrationError) as error:
                 _log.info("recipe auto does without %s: %s", recipe, error)
+                continue
+            if len(model) <= LARGEST_MODEL:
+                models[recipe] = model
+            else:
+                _log.info("recipe auto does without %s: its file is too large to be sent", recipe)
         return _Trial(compressor, models, RecipeRanking(list(models)))
 
     def _progress(self, board_class: BoardClass, trial: _Trial, boards: dict[str, Birth]) -> None:

@@ -18,7 +18,7 @@ class RecipeRanking:
         each candidate once --> those faster than float32, and it, three times more, in turns --> sorted by the median
 
     Args:
-        candidates: float32 among them.
+        candidates: What can be measured.
 
     Attributes:
         measured_us: What was measured, p50 of one inference in microseconds, in the order in which it was.
@@ -36,7 +36,7 @@ class RecipeRanking:
         if self._screened:
             return self._screened[0]
         if self._fresh is None:
-            self._fresh = deque([*self._contenders(), float32()] * _FRESH_RUNS if self._contenders() else [])
+            self._fresh = deque(self._finalists() * _FRESH_RUNS)
         while self._fresh and self._fresh[0] in self._dropped:
             self._fresh.popleft()
         return self._fresh[0] if self._fresh else None
@@ -61,10 +61,12 @@ class RecipeRanking:
         faster = sorted((recipe for recipe, us in fresh.items() if us < bound), key=fresh.__getitem__)
         return [*faster, float32()]
 
-    def _contenders(self) -> list[CompressionRecipe]:
+    def _finalists(self) -> list[CompressionRecipe]:
+        """What was faster than float32 at first, and float32 to be compared with."""
         once = {recipe: times[0] for recipe, times in self.measured_us.items() if times}
-        bound = once.pop(float32(), float("inf"))
-        return [recipe for recipe, us in once.items() if us < bound]
+        bound = once.get(float32(), float("inf"))
+        faster = [recipe for recipe, us in once.items() if us < bound and recipe != float32()]
+        return [*faster, float32()] if faster and float32() in once else faster
 
     def _take(self) -> CompressionRecipe:
         recipe = self.next

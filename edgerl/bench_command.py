@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from fleet_protocol.commands import Bench, BenchResult
+from fleet_protocol.commands import LARGEST_MODEL, Bench, BenchResult
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 
 _WAIT_S: Final = 160.0
@@ -57,9 +57,12 @@ def bench(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        model = path.read_bytes()
     except OSError as error:
         raise ProgramError(ExitCode.USAGE, f"cannot read {path}: {error.strerror}") from error
+    if len(model) > LARGEST_MODEL:
+        raise ProgramError(ExitCode.USAGE, f"{path} has {len(model)} bytes: boards take at most {LARGEST_MODEL}")
+    return model
 
 
 def _table(board: str, results: dict[Path, BenchResult]) -> Table:

@@ -1,13 +1,16 @@
 """What boards are told to do, each in a signed frame, and what they answer."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from fleet_protocol.codec import Message
+from fleet_protocol.codec import MAX_MESSAGE_BYTES, Message
 from fleet_protocol.messages import Count, Name, Positive, Problem, Ranges
+
+LARGEST_MODEL: Final = MAX_MESSAGE_BYTES - 16_384
+"""Bytes of a policy that can be sent, with a header and a keyring beside it."""
 
 
 class Evaluate(Message, frozen=True, kw_only=True, tag="evaluate"):

@@ -60,6 +60,10 @@ def test_a_recipe_that_does_not_run_there_is_done_without(missing: CompressionRe
     assert (int8_dynamic() in ranking.fastest_first()) == (missing != int8_dynamic())
 
 
+def test_without_a_float32_that_can_be_measured_all_others_are_faster():
+    assert rank({int8_dynamic(): [2], int8(): [1]}).fastest_first() == [int8(), int8_dynamic(), float32()]
+
+
 def test_one_that_stops_running_is_out():
     ranking = RecipeRanking([float32(), int8_dynamic()])
     for us in (5.0, 1.0, 1.0):
