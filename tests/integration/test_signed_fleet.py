@@ -11,7 +11,7 @@ from signed_fleet import Fleet
 from edgerl.broker import RunningBroker
 from fleet_protocol.clock import utc_milliseconds
 from fleet_protocol.codec import decode, encode
-from fleet_protocol.commands import Pause
+from fleet_protocol.commands import Bench, Pause
 from fleet_protocol.messages import Frame, FrameHeader, RunSpec
 from fleet_protocol.signing import Signer
 
@@ -42,7 +42,8 @@ def test_strangers_are_refused_and_counted_and_whom_the_root_names_leads_the_run
             fleet.say(topics.run, evil_run(), signer, kind="run")
             fleet.say(topics.policy("all"), b"TFL3", signer, kind="policy")
             fleet.say(topics.down("b1", "command"), encode(Pause(run_id="x")), signer, kind="command")
-            for kind in ("run", "policy", "command"):
+            fleet.say(topics.down("b1", "candidate"), encode(Bench(model=b"TFL3")), signer, kind="candidate")
+            for kind in ("run", "policy", "command", "candidate"):
                 wait_until(lambda name=f"{kind}_{reason}": fleet.counted(name) == 1, what=f"{kind}_{reason}")
         assert (fleet.run_id(), fleet.steps()) == ("", 0)
         with fleet.learner("--target-return", "60", "--evaluation-episodes", "2") as learning:

@@ -79,7 +79,7 @@ def board(tmp_path: Path) -> Board:
     return Board(tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("run", "rollback"), ("command", "replayed")])
+@pytest.mark.parametrize(("kind", "reason"), [("run", "rollback"), ("command", "replayed"), ("candidate", "replayed")])
 def test_a_run_and_a_command_are_kept_at_once(kind: str, reason: str, board: Board):
     board.take(kind, 10)
     board.begin()
