@@ -78,7 +78,7 @@ def _parse_recipe(text: str) -> CompressionRecipe | None:
     try:
         return None if text == AUTO else CompressionRecipe.parse(text)
     except RecipeError as error:
-        raise ProgramError(ExitCode.CONFIG, f"recipe: {error}") from error
+        raise ProgramError(ExitCode.CONFIG, f"recipe: {error}; or write {AUTO}, and boards choose") from error
 
 
 def _checked(settings: LearnerSettings) -> LearnerSettings:
