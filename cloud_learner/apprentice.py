@@ -69,8 +69,10 @@ class Apprentice:
             UnsupportedPolicyError: The recipe does not fit the policy.
         """
         self._lessons.append(lesson)
+        taught = policy()
         if self._distiller is None:
-            self._distiller = self._begin(policy(), lesson)
+            self._distiller = self._begin(taught, lesson)
+        self._distiller.follow(taught)  # what it is judged by is what goes out, with the newest normaliser
         self._owed_s += _SHARE * update_s
         while self._owed_s > 0:
             self._owed_s -= self.step()

@@ -123,6 +123,13 @@ class BoardBook:
             if birth is not None and birth.run_id == self._run_id and birth.problem is None
         }
 
+    def policy_group(self, board_id: str, boot_id: str) -> str:
+        """Whose policies a boot of a board takes, as it last said; empty if it has not."""
+        with self._changed:
+            record = self._boards.get(board_id)
+            telemetry = record.telemetry.get(boot_id) if record else None
+            return telemetry.policy_group if telemetry else ""
+
     def has_runtime(self, name: str) -> bool:
         """Whether a live board's TFLite runtime begins with this name."""
         return any(birth.runtime.startswith(name) for birth in self.live_boards().values())

@@ -36,6 +36,9 @@ class FleetLink:
         fleet: The fleet's name.
         audit: Every command is in it before it is sent, and then its answer.
         keys: Sign what boards act on; None leaves it unsigned, for loopback.
+
+    Attributes:
+        announced_groups: Those that the newest heartbeat names.
     """
 
     def __init__(self, address: BrokerAddress, *, fleet: str, audit: AuditLog, keys: SigningKeys | None = None) -> None:
@@ -48,6 +51,7 @@ class FleetLink:
         self._handler: Handler | None = None
         self._backlog: list[tuple[TopicAddress, bytes, int]] = []
         self._lock = threading.Lock()
+        self.announced_groups: frozenset[str] = frozenset()
         self._command_counter = 0
         self._heard_run = threading.Event()
         self._last_run: RunSpec | None = None
@@ -141,8 +145,9 @@ class FleetLink:
         self._publish_and_keep(self._topics.policy(group), frame)
 
     def publish_report(self, report: LearnerReport) -> None:
-        """Beat."""
+        """Beat; the groups that the report names are announced from then on."""
         self._publish_and_keep(self._topics.learner, encode(report))
+        self.announced_groups = frozenset(report.versions)
 
     def send_acks(self, finished: list[tuple[BootKey, int]]) -> None:
         """Tell boards which of their windows are finished, coalesced into ranges."""

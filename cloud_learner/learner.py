@@ -16,6 +16,7 @@ import torch
 
 from cloud_learner.algorithms.algorithm import Algorithm
 from cloud_learner.algorithms.making import make_algorithm, restore
+from cloud_learner.awakening import Awakening
 from cloud_learner.batching import make_batch
 from cloud_learner.board_book import BoardBook, Spaces
 from cloud_learner.checkpoints import StateFolder, StateUnwritable, VersionCounter
@@ -30,10 +31,9 @@ from cloud_learner.progress import Progress
 from cloud_learner.run_report import make_report, write_report
 from cloud_learner.saved_run import SavedRun
 from cloud_learner.settlement import Settlement
-from cloud_learner.standing_order import StandingOrder
 from cloud_learner.trajectory_queue import TrajectoryQueue
 from compressor import CompressionRecipe
-from fleet_protocol.commands import EvaluationResult, Resume
+from fleet_protocol.commands import EvaluationResult
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import RunSpec
 from fleet_protocol.spaces import branches
@@ -93,8 +93,7 @@ class Learner:
         self._base_version = 0
         self._started_at = time.monotonic()
         self._heartbeat = Heartbeat(link, run, period_s=settings.heartbeat_s)
-        # Nobody knows which boards rest since an earlier learner brought them to; one that acts is not disturbed.
-        self._awakening = StandingOrder(link, self._book, run_id=run.run_id, command=lambda _: Resume())
+        self._awakening = Awakening(link, self._book, run_id=run.run_id) if saved else None
         self._checkpoint_due = time.monotonic() + settings.checkpoint_every_s
         self._state: RunState = "waiting"
         self._branches: tuple[int, ...] = ()
@@ -143,8 +142,8 @@ class Learner:
         while not (self._is_over() or should_stop()):
             intake.raise_failure()
             self._link.raise_failure()
-            if self._saved is not None:
-                self._awakening.give()
+            if self._awakening is not None:
+                self._awakening.ask()
             outlet.attend(lambda: len(self._windows) > 0, wait_s=_IDLE_WAIT_S)
             self._update(algorithm, outlet)
             outlet.offer_if_due()

@@ -29,7 +29,7 @@ class PolicyPublisher:
         signer: What signs the frames now; None leaves them unsigned.
 
     Attributes:
-        compressors: What makes the files of each group; a group that is put in gets the next policy too.
+        compressors: What makes the files of each group.
         version: The newest published version, 0 before the first.
         versions: The same of each group, once there is one.
         published: Policies published by this process.
@@ -80,6 +80,18 @@ class PolicyPublisher:
         with self._changed:
             self._offered = snapshot
             self._changed.notify_all()
+
+    def add(self, group: str, compressor: PolicyCompressor) -> bool:
+        """Publish to one more group from the next policy on; False where that is so already."""
+        if group in self.compressors:
+            return False
+        self.compressors[group] = compressor
+        return True
+
+    def drop(self, group: str) -> None:
+        """Publish to a group no longer; its last policy stays on the broker."""
+        if self.compressors.pop(group, None) is not None:
+            self.versions = {name: version for name, version in self.versions.items() if name != group}
 
     def drain(self, timeout_s: float) -> int:
         """Wait until the newest offer is published, and return its version."""
@@ -143,6 +155,7 @@ class PolicyPublisher:
         # The version counts as published before boards can answer with it.
         self.version = version
         self._publish(group, frame)
-        self.versions = {**self.versions, group: version}  # a new one, for other threads
+        if group in self.compressors:  # it may have been dropped meanwhile
+            self.versions = {**self.versions, group: version}  # a new one, for other threads
         self.export_ms.add(policy.export_ms)
         return len(frame)

@@ -19,11 +19,10 @@ from cloud_learner.fleet_link import FleetLink
 from cloud_learner.policy_compressor import PolicyCompressor, Snapshot
 from cloud_learner.policy_publisher import PolicyPublisher
 from cloud_learner.recipe_ranking import RecipeRanking
-from cloud_learner.standing_order import Boot, StandingOrder
 from compressor import CompressionRecipe, UnsupportedPolicyError
 from compressor.calibration import CalibrationError
 from compressor.recipe import candidates
-from fleet_protocol.commands import LARGEST_MODEL, Bench, BenchResult, Command, Follow
+from fleet_protocol.commands import LARGEST_MODEL, Bench, BenchResult, Follow
 from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import Birth, RunSpec
 
@@ -33,31 +32,43 @@ _STEPS: Final = 1000
 _WARM_UP: Final = 50
 _ANSWER_WAIT_S: Final = 160.0
 """Boards give a bench 150 s, and say when it was not enough."""
+_FAILED_FOR_S: Final = 60.0
+"""A board that did not answer is asked again after so long: most of what goes wrong passes."""
+_TELL_AGAIN_S: Final = 3.0
+"""Boards say every second or so which group they follow."""
+_MOST_CLASSES: Final = 16
+"""Boards name their hardware themselves: what they invent costs no more than this."""
+
+
+Boot = tuple[str, str]
+"""(board id, boot id)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoardClass:
-    """Boards on which a file takes the same time.
+    """Boards on which a file takes the same time, as their births say.
 
     Attributes:
-        hardware: As their births say.
-        runtime: As their births say.
+        hardware: Model and processor.
+        runtime: TFLite's.
+        copies: Observations at a time.
     """
 
     hardware: str
     runtime: str
+    copies: int
 
     @classmethod
     def of(cls, birth: Birth) -> "BoardClass":
         """A board's class."""
-        return cls(birth.hardware, birth.runtime)
+        return cls(birth.hardware, birth.runtime, birth.copies)
 
     def group(self, run: RunSpec) -> str:
         """The group of policies that boards of this class are given in a run."""
         return f"{run.group[:50]}.{sha256(repr(self).encode()).hexdigest()[:8]}"
 
     def __str__(self) -> str:
-        return f"{self.hardware or 'unknown hardware'} with {self.runtime}"
+        return f"{self.hardware or 'unknown hardware'} with {self.runtime}, {self.copies} at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +87,8 @@ class _Trial:
     models: dict[CompressionRecipe, bytes]
     ranking: RecipeRanking
     asked: _Asked | None = None
-    failed: set[Boot] = field(default_factory=set[Boot])
-    """Boards that did not answer: another of their class may."""
+    failed: dict[Boot, float] = field(default_factory=dict[Boot, float])
+    """Until when boards are not asked that did not answer: another of their class may."""
     is_decided: bool = False
 
 
@@ -110,7 +121,7 @@ class RecipeChoice:
         self._make_compressor = make_compressor
         self._publish = publish
         self._trials: dict[BoardClass, _Trial] = {}
-        self._follow = StandingOrder(link, book, run_id=run.run_id, command=self._group_for)
+        self._told: dict[Boot, float] = {}
 
     def attend(self, snapshot: Callable[[], Snapshot]) -> None:
         """Carry on what can be carried on now; called after every turn of the learner's loop.
@@ -119,13 +130,16 @@ class RecipeChoice:
             snapshot: The policy as it is now.
         """
         boards = self._book.live_boards()
-        for birth in boards.values():
-            if BoardClass.of(birth) not in self._trials:
-                self._trials[BoardClass.of(birth)] = self._begin(birth, snapshot())
+        live = {BoardClass.of(birth) for birth in boards.values()}
+        for board_class in live - self._trials.keys():
+            if len(self._trials) < _MOST_CLASSES:
+                self._trials[board_class] = self._begin(board_class, snapshot())
         for board_class, trial in self._trials.items():
             if not trial.is_decided:
                 self._progress(board_class, trial, boards)
-        self._follow.give()
+            else:
+                self._publish_for(board_class, trial, is_live=board_class in live)
+        self._tell_groups(boards)
 
     def report(self) -> list[dict[str, Any]]:
         """For each class, what was measured and what it was given; the fields are described in docs/protocol.md."""
@@ -134,6 +148,7 @@ class RecipeChoice:
             {
                 "hardware": board_class.hardware,
                 "runtime": board_class.runtime,
+                "copies": board_class.copies,
                 "boards": [name for name, birth in boards.items() if BoardClass.of(birth) == board_class],
                 "group": board_class.group(self._run) if trial.is_decided else self._run.group,
                 "recipe": str(trial.compressor.newest) if trial.compressor.newest else None,
@@ -146,10 +161,12 @@ class RecipeChoice:
             for board_class, trial in self._trials.items()
         ]
 
-    def _begin(self, birth: Birth, snapshot: Snapshot) -> _Trial:
-        compressor = self._make_compressor(candidates(), birth.runtime)
+    def _begin(self, board_class: BoardClass, snapshot: Snapshot) -> _Trial:
+        compressor = self._make_compressor(candidates(), board_class.runtime)
         models: dict[CompressionRecipe, bytes] = {}
         for recipe in candidates():
+            if recipe.needs_calibration and snapshot.graph.memory is not None:
+                continue  # how close such a file is to its policy is not judged, so it must not win by speed alone
             try:
                 model = compressor.make(snapshot, recipe, version=0).model
             except (UnsupportedPolicyError, CalibrationError) as error:
@@ -172,9 +189,10 @@ class RecipeChoice:
             self._ask(board_class, trial, trial.models[recipe], boards)
 
     def _ask(self, board_class: BoardClass, trial: _Trial, model: bytes, boards: dict[str, Birth]) -> None:
+        now = time.monotonic()
         for board_id, birth in boards.items():
-            if BoardClass.of(birth) == board_class and (board_id, birth.boot_id) not in trial.failed:
-                bench = Bench(model=model, copies=birth.copies or self._run.copies, steps=_STEPS, warm_up=_WARM_UP)
+            if BoardClass.of(birth) == board_class and trial.failed.get((board_id, birth.boot_id), 0.0) < now:
+                bench = Bench(model=model, copies=max(1, board_class.copies), steps=_STEPS, warm_up=_WARM_UP)
                 counter = self._link.send_command(board_id, bench, run_id=self._run.run_id)
                 trial.asked = _Asked(board_id, birth.boot_id, counter, time.monotonic() + _ANSWER_WAIT_S)
                 return
@@ -195,11 +213,11 @@ class RecipeChoice:
             _log.warning("%s does without %s: %s", board_class, trial.ranking.next, why)
             trial.ranking.drop()
         else:
-            trial.failed.add((asked.board_id, asked.boot_id))
+            trial.failed[asked.board_id, asked.boot_id] = time.monotonic() + _FAILED_FOR_S
             _log.warning(
-                "board %s did not measure for its class, %s (%s): another board of the class is asked, and until one "
-                "answers they all run what the others do",
-                *(asked.board_id, board_class, why or "it gave no figures"),
+                "board %s did not measure for its class, %s (%s): another board of the class is asked, or this one in "
+                "%.0f s, and until one answers they all run what the others do",
+                *(asked.board_id, board_class, why or "it gave no figures", _FAILED_FOR_S),
             )
 
     def _decide(self, board_class: BoardClass, trial: _Trial) -> None:
@@ -208,10 +226,24 @@ class RecipeChoice:
         trial.models.clear()
         times = ", ".join(f"{recipe} {median(us):.1f}" for recipe, us in trial.ranking.measured_us.items() if us)
         _log.info("%s runs %s (p50 in us: %s)", board_class, trial.compressor.recipes[0], times)
-        self._publisher.compressors[board_class.group(self._run)] = trial.compressor
-        self._publish()
 
-    def _group_for(self, birth: Birth) -> Command | None:
-        """Boards are told of their group when a policy is in it."""
-        group = BoardClass.of(birth).group(self._run)
-        return Follow(group=group) if group in self._publisher.versions else None
+    def _publish_for(self, board_class: BoardClass, trial: _Trial, *, is_live: bool) -> None:
+        """Give a class its group while one of its boards is there; one that comes back begins with the run's."""
+        group = board_class.group(self._run)
+        if is_live and self._publisher.add(group, trial.compressor):
+            self._publish()
+        elif not is_live:
+            self._publisher.drop(group)
+
+    def _tell_groups(self, boards: dict[str, Birth]) -> None:
+        """Tell boards of their group until they say that they follow it.
+
+        Not before a heartbeat has named it: a board that hears one that does not goes back to the run's group.
+        """
+        now = time.monotonic()
+        for board_id, birth in boards.items():
+            group, boot = BoardClass.of(birth).group(self._run), (board_id, birth.boot_id)
+            is_told = self._book.policy_group(*boot) == group or now < self._told.get(boot, 0.0)
+            if group in self._link.announced_groups and not is_told:
+                self._told[boot] = now + _TELL_AGAIN_S
+                self._link.send_command(board_id, Follow(group=group), run_id=self._run.run_id)

@@ -154,6 +154,7 @@ def _board(reports: list[Telemetry], run_id: str, *, set_aside: int) -> dict[str
         "env_steps": sum(report.runs[run_id].env_steps for report in reports),
         **measures,
         "pss_mb": max(report.health.pss_mb for report in reports),
+        "policy_group": reports[-1].policy_group,
         "set_aside": set_aside,
         "counters": {name: count for name, count in counters.items() if count},
     }

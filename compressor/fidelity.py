@@ -82,6 +82,7 @@ def measure_fidelity(
     *,
     states: Float32Array | None = None,
     branches: Sequence[int] | None = None,
+    stored: PolicyGraph | None = None,
 ) -> FidelityReport:
     """Compare a file with a policy: the one that it was made from, or the teacher of that.
 
@@ -93,6 +94,7 @@ def measure_fidelity(
         states: float32 `[N, state_size]`, what a memory remembers before each; None if the observations are one
             episode in its order, in which policy and file each go on from the state that they gave themselves.
         branches: how many actions each branch of a categorical head has; None if there is only one.
+        stored: what the file was made from, where `graph` is its teacher: the file's grids are for its activations.
 
     Returns:
         The report; every number is over all N observations.
@@ -114,7 +116,7 @@ def measure_fidelity(
         model=model,
         observations=observations,
         bytes_float32=len(compress(graph, float32(), metadata={}).model),
-        saturation=_saturation(graph, model, observations, states),
+        saturation=_saturation(stored or graph, model, observations, states),
         branches=branches,
     )
 

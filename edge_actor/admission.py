@@ -62,6 +62,11 @@ class Admission:
             early, self._early = self._early, None
             self.offer(early, group=early.header.target)
 
+    @property
+    def group(self) -> str:
+        """Whose policies are let in; empty before the first run."""
+        return self._group
+
     def follow(self, group: str) -> None:
         """Let in policies of another group of this run."""
         self._group = group
@@ -109,6 +114,8 @@ class Admission:
             if self._shelf.renew(policy):  # retained, and sent again; with another signature where keys have changed
                 self._gate.note(policy.header)
             return
+        if newest is not None and newest.version == policy.version and newest.header.target != group:
+            return  # what acts already, in the form of the group that was followed before
         if newest is not None and self._gate.is_revoked(newest.header):
             self._shelf.begin_run()
         self._shelf.require_acceptable(policy)

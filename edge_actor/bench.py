@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_actor.bench_messages import Benched
+from edge_actor.bench_messages import Benched, BenchReady
 from edge_actor.board_health import BoardHealth
 from edge_actor.checker import ACTIVATION_BYTES, limit_memory, observations_for
 from edge_actor.policy import Policy, interpreter_class
@@ -27,6 +27,8 @@ from fleet_protocol.exit_codes import ExitCode
 from fleet_protocol.messages import Problem
 
 _QUANTILES: Final = (50, 95, 99, 99.9)
+_LONGEST: Final = 1000
+"""Characters of a reason: it may name thousands of tensors, and an answer has its limits."""
 
 
 def measure(bench: Bench) -> BenchResult:
@@ -78,12 +80,15 @@ def main() -> int:
     interpreter_class()
     limit_memory()
     try:
+        pipe.send_bytes(encode(BenchReady()))
         bench = decode(pipe.recv_bytes(), Bench)
         try:
             answer = Benched(result=measure(bench))
         except (BadPolicyFile, MemoryError) as error:
             why = str(error) or "it does not fit into memory"
-            answer = Benched(problem=Problem(code=ExitCode.USAGE, sentence=f"the policy cannot be run here: {why}"))
+            answer = Benched(
+                problem=Problem(code=ExitCode.USAGE, sentence=f"the policy cannot be run here: {why[:_LONGEST]}")
+            )
         pipe.send_bytes(encode(answer))
         pipe.recv_bytes()  # until the supervisor has read it
     except (EOFError, OSError):

@@ -4,8 +4,15 @@ from fleet_protocol.commands import BenchResult
 from fleet_protocol.messages import Message, Problem
 
 
-class Benched(Message, frozen=True, kw_only=True):
+class BenchReady(Message, frozen=True, kw_only=True, tag="ready"):
+    """It has loaded what it needs, and reads."""
+
+
+class Benched(Message, frozen=True, kw_only=True, tag="benched"):
     """The answer: a result, or why there is none."""
 
     result: BenchResult | None = None
     problem: Problem | None = None
+
+
+FromBench = BenchReady | Benched

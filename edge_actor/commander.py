@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from edge_actor.bench_messages import Benched
+from edge_actor.bench_messages import BenchReady, FromBench
 from edge_actor.child_process import ChildProcess
 from edge_actor.outbox import Outbox
 from edge_actor.policy_shelf import PolicyShelf
 from edge_actor.worker_messages import EvaluatePolicy
 from edge_actor.workforce import Workforce
+from fleet_protocol.codec import BadMessage
 from fleet_protocol.commands import (
     AtRest,
     Bench,
@@ -81,7 +82,11 @@ class Commander:
         self._pending: list[_Pending] = []
         self._counters: dict[tuple[str, str], int] = {}
         self._is_paused = False
-        self._bench: ChildProcess[Benched] | None = None
+        self._bench: ChildProcess[FromBench] | None = None
+
+    def begin_run(self) -> None:
+        """Act: whoever has paused this board has paused it in the run before."""
+        self._is_paused = False
 
     def take(self, header: FrameHeader, command: Command | Bench) -> None:
         """Begin to carry out a command.
@@ -139,12 +144,19 @@ class Commander:
         elif isinstance(pending.command, Bench):
             if self._measure(pending, pending.command):
                 return True
-        elif not pending.is_started:
+        elif not (pending.is_started or self._bench):
             self._start_evaluation(pending, pending.command)
+        if not pending.is_started and self._is_busy:
+            pending.deadline = max(pending.deadline, time.monotonic() + _POLICY_WAIT_S)  # it has not had its turn
         if time.monotonic() < pending.deadline:
             return False
         self._fail(pending.header, self._give_up(pending))
         return True
+
+    @property
+    def _is_busy(self) -> bool:
+        """An evaluation or a bench is under way; the next waits, so that each has the board to itself."""
+        return any(pending.is_started for pending in self._pending)
 
     def _give_up(self, pending: _Pending) -> str:
         """Stop what took too long; returns what it was that did."""
@@ -175,9 +187,8 @@ class Commander:
     def _measure(self, pending: _Pending, command: Bench) -> bool:
         """Measure a policy in a process of its own, one at a time; True when that is answered."""
         if not pending.is_started:
-            if self._bench is None and self._workforce.is_at_rest:
-                self._bench = ChildProcess("edge_actor.bench", Benched)
-                self._bench.send(command)
+            if not self._is_busy and self._workforce.is_at_rest:
+                self._bench = ChildProcess("edge_actor.bench", FromBench)
                 pending.is_started, pending.deadline = True, time.monotonic() + _BENCH_LIMIT_S
             return False
         assert self._bench is not None  # noqa: S101 - it was started for this command
@@ -185,8 +196,11 @@ class Commander:
             return False
         try:
             said = self._bench.receive()
+            if isinstance(said, BenchReady):
+                self._bench.send(command)
+                return False
             self._send(pending.header, said.result, said.problem)
-        except EOFError:
+        except (EOFError, BadMessage):
             sentence = f"the policy has ended the process that measured it (status {self._end_bench()})"
             self._fail(pending.header, sentence, code=ExitCode.USAGE)
         self._end_bench()

@@ -96,7 +96,14 @@ class Diary:
         return time.monotonic() >= self._due_at
 
     def telemetry(
-        self, *, run_id: str, shelf: PolicyShelf, outbox: Outbox, workforce: Workforce, pids: list[int]
+        self,
+        *,
+        run_id: str,
+        policy_group: str,
+        shelf: PolicyShelf,
+        outbox: Outbox,
+        workforce: Workforce,
+        pids: list[int],
     ) -> Telemetry:
         """The next telemetry message."""
         now = time.monotonic()
@@ -109,6 +116,7 @@ class Diary:
             boot_id=self._boot_id,
             uptime_s=now - self._started_at,
             run_id=run_id,
+            policy_group=policy_group,
             policy_version=shelf.newest.version if shelf.newest else 0,
             highest_version_seen=shelf.highest_seen,
             runs=outbox.counters(),

@@ -72,13 +72,8 @@ class PolicyShelf:
         self.highest_seen = max(self.highest_seen, policy.version)
         if policy.header.sha256 in self._quarantine:
             raise FrameRefused("quarantined", f"policy {policy.version} has failed on this board before")
-        if self.newest is not None and policy.version <= self.newest.version and not self._is_other_form(policy):
+        if self.newest is not None and policy.version <= self.newest.version:
             raise FrameRefused("not_newer", f"policy {policy.version} is not newer than {self.newest.version}")
-
-    def _is_other_form(self, policy: HeldPolicy) -> bool:
-        """Whether it is the newest policy, compressed for the group that this board follows since."""
-        newest = self.newest
-        return newest is not None and policy.version == newest.version and policy.header.target != newest.header.target
 
     def accept(self, policy: HeldPolicy) -> None:
         """Make a policy the newest.

@@ -228,6 +228,7 @@ class Supervisor:
             self._workforce.window_left(entry.worker)
         self._workforce.start_run(run)
         self._admission.begin_run(run)
+        self._commander.begin_run()
 
     def _take_heartbeat(self, report: LearnerReport) -> None:
         if self._admission.misses(report):
@@ -277,6 +278,7 @@ class Supervisor:
         self._diary.counters["reconnects"] = self._link.reconnects
         telemetry = self._diary.telemetry(
             run_id=self._run.run_id if self._run else "",
+            policy_group=self._admission.group,
             shelf=self._shelf,
             outbox=self._outbox,
             workforce=self._workforce,

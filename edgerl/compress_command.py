@@ -39,7 +39,8 @@ def compress(
     Example: `edgerl compress state --recipe "prune(0.5)+int8-dynamic" --report report.json`
     """
     from cloud_learner.saved_policy import SavedPolicy  # noqa: PLC0415 - torch takes seconds to import
-    from compressor import CompressionRecipe, RecipeError, UnsupportedPolicyError  # noqa: PLC0415
+    from compressor import CompressionRecipe, InvalidPolicyError, RecipeError, UnsupportedPolicyError  # noqa: PLC0415
+    from compressor.calibration import CalibrationError  # noqa: PLC0415
     from edgerl.compression import compress_checkpoint  # noqa: PLC0415
     from edgerl.compression_view import leave  # noqa: PLC0415
     from edgerl.practice import Practice  # noqa: PLC0415
@@ -66,6 +67,6 @@ def compress(
             made = compress_checkpoint(
                 saved, chosen, practice, steps=steps, episodes=episodes, floor=floor, seed=seed, told=told
             )
-        except UnsupportedPolicyError as error:
+        except (UnsupportedPolicyError, InvalidPolicyError, CalibrationError) as error:
             raise ProgramError(ExitCode.USAGE, f"{recipe}: {error}") from error
     leave(made, out=out, report=report, env_id=saved.run.env_id)

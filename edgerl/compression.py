@@ -96,11 +96,13 @@ def compress_checkpoint(
     trained = train(saved.graph, recipe, visit, branches=cuts, steps=steps, seed=seed, told=told)
     training_s = time.monotonic() - started
     graph = trained.graph.without_value()
-    seen = _Seen.of(visit(graph), teacher)
-    judge = partial(measure_fidelity, teacher, observations=seen.observations, states=seen.states, branches=cuts)
     inputs: dict[str, Any] = {"ranges": trained.ranges}
     if recipe.needs_calibration and trained.ranges is None:
-        inputs["calibration"] = seen.observations
+        inputs["calibration"] = _Seen.of(visit(graph), teacher).observations
+    seen = _Seen.of(visit(graph), teacher)  # others: a file is not to be judged by what it was calibrated with
+    judge = partial(
+        measure_fidelity, teacher, observations=seen.observations, states=seen.states, branches=cuts, stored=graph
+    )
     sensitivities, kept = [], []
     if floor is not None:
         sensitivities = measure_sensitivities(graph, recipe, judge, **inputs)

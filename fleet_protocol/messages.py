@@ -218,6 +218,8 @@ class Telemetry(Message, frozen=True, kw_only=True):
     boot_id: Name
     uptime_s: float
     run_id: str = ""
+    policy_group: str = ""
+    """Whose policies it takes; empty before its first run."""
     policy_version: Count = 0
     highest_version_seen: Count = 0
     runs: dict[str, RunCounters] = {}

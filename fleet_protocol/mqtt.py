@@ -148,6 +148,7 @@ class MqttConnection:
         session = self._session
         if session is not None and self.is_connected:
             session.client.unsubscribe(topic_filter)
+            session.client.message_callback_remove(topic_filter)
             self._subscribe(session.client)
 
     def flush(self, timeout_s: float) -> bool:

@@ -129,7 +129,9 @@ def policy_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for text in ("float32", "int8-dynamic"):
         graph, recipe = network.to_graph(), CompressionRecipe.parse(text)
-        metadata = policy_metadata(graph, recipe, run=run, version=1, spaces=spaces, largest_logit=0.0)
+        metadata = policy_metadata(
+            recipe, heads=graph.heads, state_size=0, run=run, version=1, spaces=spaces, largest_logit=0.0
+        )
         files[text] = folder / f"{text}.tflite"
         files[text].write_bytes(compress(graph, recipe, metadata=metadata).model)
     files["broken"] = folder / "broken.tflite"

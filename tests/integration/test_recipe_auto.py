@@ -70,7 +70,8 @@ def test_two_classes_of_boards_choose_what_each_runs_fastest(
         assert chosen["bytes"] > 0
     assert new["bytes"] < old["bytes"] / 3
     assert new["group"] != old["group"]
-    for board_id in ("old", "new", "new-too"):
+    for board_id, chosen in (("old", old), ("new", new), ("new-too", new)):
+        assert report["boards"][board_id]["policy_group"] == chosen["group"]
         counters = report["boards"][board_id]["counters"]
         assert counters.get("policies_refused", 0) == 0
         assert report["boards"][board_id]["env_steps"] > 1000
@@ -90,6 +91,25 @@ def test_a_board_that_is_gone_is_named_and_another_of_its_class_measures(
         boards[asked].kill()
         wait_until(lambda: " runs int8" in learning.said(), timeout_s=60, what="a choice")
         assert f"board {asked} did not measure for its class" in learning.said()
+
+
+def test_boards_that_another_run_has_paused_measure_follow_and_act(
+    mosquitto: RunningBroker, fleet_name: str, tmp_path: Path, wait_until: WaitUntil
+):
+    """A run ends with a pause that nobody takes back: the next run is another one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with board(tmp_path, mosquitto.address, fleet_name, "b1"):
+        with learner(first, mosquitto.address, fleet_name, "--time-limit-s", "2") as learning:
+            learning.process.wait(60)
+        with learner(second, mosquitto.address, fleet_name, *AUTO) as learning:
+            wait_until(lambda: followers(second) == {"b1"}, timeout_s=60, what="a follower")
+            learning.process.send_signal(signal.SIGINT)
+            learning.process.wait(20)
+        before = read_report(second)
+        assert before["boards"]["b1"]["policy_group"] == class_of(before, "b1")["group"]
+        assert before["env_steps"] > 0
 
 
 def test_boards_come_back_to_the_runs_group_when_a_learner_that_knows_no_other_takes_over(

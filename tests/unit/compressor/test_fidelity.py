@@ -28,6 +28,7 @@ from compressor import (
     run_file,
 )
 from compressor.run_file import Delegation, run_model
+from compressor.student import make_student
 
 
 def softmax(logits):
@@ -96,6 +97,15 @@ def test_what_does_not_fit_onto_a_static_grid_is_saturated():
     assert measure_fidelity(graph, model, seen[:40] // 2).saturation == 0
     assert measure_fidelity(graph, model, seen[40:]).saturation == 1
     assert measure_fidelity(graph, export(graph), seen[40:]).saturation == 0
+
+
+def test_a_students_grids_are_for_its_own_activations():
+    teacher = NETWORKS["nature"]()
+    student = make_student(teacher, (8, 8, 8, 32), seed=3)
+    seen = make_observations(teacher, 40)
+    model = compress(student, CompressionRecipe(Precision.INT8_FULL), metadata={}, calibration=seen).model
+    assert measure_fidelity(teacher, model, seen, stored=student).saturation == 0
+    assert measure_fidelity(teacher, model, seen).saturation > 0.5
 
 
 def test_what_the_delegate_leaves_is_named(monkeypatch):

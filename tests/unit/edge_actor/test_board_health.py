@@ -218,7 +218,9 @@ def test_telemetry_carries_the_board_and_a_weak_supply_is_one_warning(tmp_path: 
     outbox = Outbox(max_bytes=1000, clock=lambda: 0.0, rng=random.Random(0))
 
     def report():
-        return diary.telemetry(run_id="", shelf=shelf, outbox=outbox, workforce=workforce, pids=workforce.pids())
+        return diary.telemetry(
+            run_id="", policy_group="", shelf=shelf, outbox=outbox, workforce=workforce, pids=workforce.pids()
+        )
 
     assert report().health.temperature_c == 48.312
     assert (said, report().counters) == ([], {})

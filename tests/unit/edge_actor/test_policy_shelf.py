@@ -47,16 +47,6 @@ def test_one_that_is_not_newer_is_refused(version: int):
     assert shelf.newest == make_policy(5)
 
 
-def test_the_newest_comes_once_more_in_the_form_of_a_group_that_is_followed_since():
-    shelf = make_shelf()
-    shelf.accept(make_policy(5))
-    shelf.accept(make_policy(5, content=99, group="all.pi"))
-    assert shelf.newest == make_policy(5, content=99, group="all.pi")
-    for version, group in ((4, "all"), (5, "all.pi")):
-        with pytest.raises(FrameRefused):
-            shelf.accept(make_policy(version, content=7, group=group))
-
-
 def test_what_failed_here_never_runs_again_not_even_under_a_newer_version():
     shelf = make_shelf()
     shelf.accept(make_policy(1))
