@@ -38,7 +38,7 @@ test-convert: .venv-convert/installed
 	$(PYTHON) -m venv .venv-convert
 	grep -v -E '^($(HELD_BACK))==' constraints.txt > .venv-convert/constraints.txt
 	$(if $(TORCH_INDEX),$(CONVERT_BIN)/pip install --quiet --index-url $(TORCH_INDEX) -c .venv-convert/constraints.txt torch)
-	$(CONVERT_BIN)/pip install --quiet -c .venv-convert/constraints.txt -e ".[convert]" pytest pytest-timeout
+	$(CONVERT_BIN)/pip install --quiet -c .venv-convert/constraints.txt -e ".[convert]" pytest pytest-timeout hypothesis
 	@touch $@
 
 # The whole fault matrix (docs/faults.md); make chaos ARGS=--quick takes a quarter of an hour at most.
