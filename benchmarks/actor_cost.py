@@ -3,8 +3,8 @@
 torch eager float32 (inference_mode) against our files of the same policy: as it is, which is the runtime's part; with
 half of each layer's units pruned, which is structure's; and both in int8, which is precision's. Backends take turns.
 Weights are random: what a step costs does not depend on them, and what it costs the policy is `recipe_table`'s
-question. Where weights do not fit into a cache no step is quicker than reading them: the ceiling is the time that this
-thread takes to add up as many bytes as the policy's float32 weights have, over the same for ours.
+question. Where weights do not fit into a cache, a step is little but reading them: beside each file stands the time in
+which one thread of numpy adds up as many bytes.
 """
 
 import time

@@ -27,7 +27,7 @@ SMALLEST_SCALE = np.finfo(np.float32).tiny
 
 
 # Room below the largest int32 (2^31) for the products that a bias is added to.
-_LARGEST_BIAS = 2.0**30
+LARGEST_BIAS = 2.0**30
 
 
 class Quantization(NamedTuple):
@@ -128,7 +128,7 @@ def quantize_affine(
     Returns:
         The weight with a scale per output, and the bias as int32 `[out]`.
     """
-    smallest = np.abs(bias) / (np.float64(input_scale) * _LARGEST_BIAS)
+    smallest = np.abs(bias) / (np.float64(input_scale) * LARGEST_BIAS)
     scales = np.maximum(_largest_of_rows(weight) / np.float32(LARGEST_INT8), smallest.astype(np.float32))
     # An output without weights and bias may have any scale: one that no runtime has to round to zero.
     quantized = _quantize(weight, np.where(scales > 0, scales, scales.max(initial=0.0) or np.float32(1)))

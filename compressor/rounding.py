@@ -13,13 +13,13 @@ from torch.nn.utils import parametrize
 
 from compressor.calibration import Range
 from compressor.policy_graph import LARGEST_PIXEL
-from compressor.quantization import LARGEST_INT8, SMALLEST_INT8, SMALLEST_SCALE
+from compressor.quantization import LARGEST_BIAS, LARGEST_INT8, SMALLEST_INT8, SMALLEST_SCALE
 
 _SMALLEST_SCALE: Final = float(SMALLEST_SCALE)
 _STEPS: Final = LARGEST_INT8 - SMALLEST_INT8
 _IMAGE_RANK: Final = 4
-_MOMENTUM: Final = 0.02
-"""Of a range that follows what is seen; a single batch's extremes must not stay for ever."""
+_MOMENTUM: Final = 0.002
+"""Of a range that shrinks: it holds all that was seen of late, for what is rare may be what matters most."""
 
 
 class WeightRounding(nn.Module):
@@ -55,9 +55,10 @@ class BiasRounding(nn.Module):
         self._layer_and_source = [(layer, source)]  # hidden from torch: they are modules of their own elsewhere
 
     def forward(self, bias: Tensor) -> Tensor:
-        """Round, `[out]`: a unit is the inputs' scale times the weights'."""
+        """Round, `[out]`: a unit is the inputs' scale times the weights', or what makes the bias fit into int32."""
         ((layer, source),) = self._layer_and_source
         unit = source.scale * weight_scales(layer.get_parameter("parametrizations.weight.original"))
+        unit = unit.clamp_min(_SMALLEST_SCALE).maximum(bias.detach().abs() / LARGEST_BIAS)
         return _straight_through(bias, (bias / unit).round() * unit)
 
 
@@ -104,8 +105,9 @@ class StaticRounding(nn.Module):
         """Round; what is out of range is cut off, and learns nothing."""
         if self.training:
             with torch.no_grad():
-                self.low += _MOMENTUM * (values.min() - self.low)
-                self.high += _MOMENTUM * (values.max() - self.high)
+                low, high = values.min(), values.max()
+                self.low.copy_(torch.minimum(low, self.low + _MOMENTUM * (low - self.low)))
+                self.high.copy_(torch.maximum(high, self.high + _MOMENTUM * (high - self.high)))
         return _on_grid(values, self.low.clamp_max(0), self.high.clamp_min(0))
 
 

@@ -1,6 +1,7 @@
 """Compress a checkpoint by a recipe: train what it trains, write the file, judge it. `compress_command` prints it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,8 @@ from fleet_protocol.spaces import branches
 
 _VECTORS: Final = 1024
 _IMAGES: Final = 128
+VISITS: Final = 4
+"""Of 64 steps: what a policy meets late in an episode counts too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,10 @@ def compress_checkpoint(
     training_s = time.monotonic() - started
     graph = trained.graph.without_value()
     inputs: dict[str, Any] = {"ranges": trained.ranges}
-    if recipe.needs_calibration and trained.ranges is None:
-        inputs["calibration"] = _Seen.of(visit(graph), teacher).observations
-    seen = _Seen.of(visit(graph), teacher)  # others: a file is not to be judged by what it was calibrated with
+    visits = [visit(graph) for _ in range(2 * VISITS)]
+    seen = _Seen.of(visits[1::2], teacher)
+    if recipe.needs_calibration and trained.ranges is None:  # by others: a file must not be judged by what made it
+        inputs["calibration"] = _Seen.of(visits[0::2], teacher).observations
     judge = partial(
         measure_fidelity, teacher, observations=seen.observations, states=seen.states, branches=cuts, stored=graph
     )
@@ -126,9 +130,9 @@ def play_both(
     return compare_returns(*(practice.returns(file.model, episodes=episodes) for file in (exact, policy)))
 
 
-def seen_rows(visit: Visit) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """What a policy saw, `[T * B, ...]`, and which rows of it to judge by."""
-    observations = visit.observations.reshape(-1, *visit.observations.shape[2:])
+def seen_rows(visits: Sequence[Visit]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """What a policy saw, `[V * T * B, ...]`, and which rows of it to judge by."""
+    observations = np.concatenate([visit.observations.reshape(-1, *visit.observations.shape[2:]) for visit in visits])
     count = min(len(observations), _IMAGES if observations.dtype == np.uint8 else _VECTORS)
     return observations, np.linspace(0, len(observations) - 1, count).round().astype(np.intp)
 
@@ -146,11 +150,12 @@ class _Seen:
     states: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, visit: Visit, teacher: PolicyGraph) -> "_Seen":
+    def of(cls, visits: Sequence[Visit], teacher: PolicyGraph) -> "_Seen":
         """Take what was seen, and what the teacher's memory would have held then."""
-        observations, rows = seen_rows(visit)
-        states = None if teacher.memory is None else _states_before(teacher, visit)
-        return cls(observations[rows], None if states is None else states[rows])
+        observations, rows = seen_rows(visits)
+        if teacher.memory is None:
+            return cls(observations[rows], None)
+        return cls(observations[rows], np.concatenate([_states_before(teacher, visit) for visit in visits])[rows])
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from compressor.run_file import run_model
 from edge_actor.checker import check
 from edge_actor.checker_messages import CheckPolicy
 from edge_actor.policy_file import BadPolicyFile
-from edgerl.compression import Compression, play_both, seen_rows
+from edgerl.compression import VISITS, Compression, play_both, seen_rows
 from edgerl.practice import Practice
 from fleet_protocol.exit_codes import ExitCode, ProgramError
 from fleet_protocol.messages import RunSpec
@@ -65,7 +65,7 @@ def convert_policy(module: object, recipe: CompressionRecipe, practice: Practice
         heads=heads_of(action),
     )
     exact, policy = (_accepted(converted, each, practice) for each in (float32(), recipe))
-    observations, rows = seen_rows(practice.visit(exact.model))
+    observations, rows = seen_rows([practice.visit(exact.model) for _ in range(VISITS)])
     seen = observations[rows]
     fidelity = judge_outputs(
         converted.forward(seen),

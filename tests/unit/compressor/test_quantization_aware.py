@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from policy_factories import NETWORKS, make_observations, make_states
+from policy_factories import NETWORKS, make_observations, make_policy, make_states
 
 from compressor import CompressionRecipe, compress
 from compressor.calibration import calibrate
@@ -30,6 +30,18 @@ def in_torch(policy, observations, states):
             return {name: values.numpy() for name, values in policy(torch.from_numpy(observations)).items()}
         outputs = policy(torch.from_numpy(observations).unsqueeze(0), torch.from_numpy(states))
         return {name: values[0].numpy() for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize("text", ["int8-full", "int8", "int8-dynamic"])
+def test_a_deviation_that_depends_on_no_state_stays_what_it_is(text):
+    """Its weights are nothing but zeros: only its bias says how coarse its integers have to be."""
+    graph, recipe = make_policy(gaussian=True), CompressionRecipe.parse(text)
+    assert not graph.heads["log_std"].weight.any()
+    observations, _ = seen(graph, 200, 2)
+    ranges = calibrate(graph, observations) if recipe.needs_calibration else {}
+    rounded = in_torch(make_rounded(graph, recipe, ranges).eval(), observations, None)["log_std"]
+    exact = np.broadcast_to(graph.heads["log_std"].bias, rounded.shape)
+    assert rounded == pytest.approx(exact, abs=0.01)
 
 
 @pytest.mark.parametrize(("network", "text"), SOUND)
