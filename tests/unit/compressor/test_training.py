@@ -71,7 +71,7 @@ def test_a_policy_learns_to_be_rounded():
     outlier.weight[:, 1:] /= 4
     rounded, learned = CompressionRecipe.parse("int8-full"), CompressionRecipe.parse("qat+int8-full")
     world = World((4,))
-    trained = train(teacher, learned, world.visit, steps=400)
+    trained = train(teacher, learned, world.visit, steps=1200)
     before = judged(teacher, train(teacher, rounded, world.visit), rounded, world)
     after = judged(teacher, trained, learned, world)
     assert after.kl_mean < 0.7 * before.kl_mean
