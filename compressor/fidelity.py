@@ -171,8 +171,8 @@ def _saturation(graph: PolicyGraph, model: bytes, observations: Observations, st
     def note(name: str, values: FloatArray) -> None:
         if name in grids:
             low, high = grids[name]
-            half = (high - low) / 255 / 2
-            outside = (values < low - half) | (values > high + half)
+            step = (high - low) / 255  # the format's grid for a TANH ends one below 1
+            outside = (values < low - step) | (values > high + step)
             np.logical_or(cut_off, outside.reshape(len(outside), -1).any(axis=1), out=cut_off)
 
     if grids:
