@@ -1,8 +1,10 @@
-"""From an update to what boards act with: a student or a choice of recipes where a run has one, and when to publish.
+"""From an update to what boards act with, and when; `PolicyOutlet.attend`, `take` and `offer` are its three moments.
 
-update --batch--> PolicyOutlet --snapshot--> publisher --policies--> boards
-|  apprentice: a smaller network learns beside the policy, where the recipe trains
-`  choice: classes of boards measure recipes, where the recipe is `auto`
+    update --batch--> PolicyOutlet --snapshot--> publisher --policies--> boards
+                       |  apprentice: a smaller network learns beside the policy, where the recipe trains
+                       `  choice: classes of boards measure recipes, where the recipe is `auto`
+
+It belongs to the learner's thread; compressing and publishing happen on the publisher's.
 """
 
 import time
@@ -70,7 +72,6 @@ class PolicyOutlet:
         self._run = run
         self._algorithm = algorithm
         self._spaces = spaces
-        self._book = book
         self._calibration: NDArray[Any] | None = None
         self._largest_logit = 0.0
         self._publish_due = 0.0

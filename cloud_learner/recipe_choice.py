@@ -36,6 +36,7 @@ _FAILED_FOR_S: Final = 60.0
 """A board that did not answer is asked again after so long: most of what goes wrong passes."""
 _TELL_AGAIN_S: Final = 3.0
 """Boards say every second or so which group they follow."""
+_LOOK_EVERY_S: Final = 0.1
 _MOST_CLASSES: Final = 16
 """Boards name their hardware themselves: what they invent costs no more than this."""
 
@@ -122,13 +123,18 @@ class RecipeChoice:
         self._publish = publish
         self._trials: dict[BoardClass, _Trial] = {}
         self._told: dict[Boot, float] = {}
+        self._due_at = 0.0
 
     def attend(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Carry on what can be carried on now; called after every turn of the learner's loop.
+        """Carry on what can be carried on now, if it is time to; called after every turn of the learner's loop.
 
         Args:
             snapshot: The policy as it is now.
         """
+        now = time.monotonic()
+        if now < self._due_at:
+            return
+        self._due_at = now + _LOOK_EVERY_S
         boards = self._book.live_boards()
         live = {BoardClass.of(birth) for birth in boards.values()}
         for board_class in live - self._trials.keys():

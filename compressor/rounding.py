@@ -74,7 +74,7 @@ class DynamicRounding(nn.Module):
 
 
 class StaticRounding(nn.Module):
-    """A tensor on the grid of its range; in training the range follows what is seen.
+    """A tensor on the grid of its range; in training that grows at once to what is seen, and shrinks slowly.
 
     Args:
         name: Of the tensor, as calibration calls it.

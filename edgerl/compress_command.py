@@ -49,6 +49,8 @@ def compress(
         chosen = CompressionRecipe.parse(recipe)
     except RecipeError as error:
         raise ProgramError(ExitCode.USAGE, f"--recipe: {error}") from error
+    if floor is not None and chosen.precision.is_float:
+        raise ProgramError(ExitCode.USAGE, f"--floor keeps layers from being int8, and {chosen} has none: leave it out")
     saved = SavedPolicy.load(checkpoint)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -94,6 +94,7 @@ def test_a_checkpoint_becomes_a_file_that_boards_run(
         (("state", "--recipe", "qat+distill(8)+int8"), ExitCode.USAGE, "in the wrong place, or twice"),
         (("state", "--recipe", "prune(0.99)+int8"), ExitCode.USAGE, "less than one of the 64 units of torso[0]"),
         (("state", "--recipe", "int8+keep(torso[7])"), ExitCode.USAGE, "the policy has no such layer: it has torso[0]"),
+        (("state", "--recipe", "float16", "--floor", "0.9"), ExitCode.USAGE, "float16 has none: leave it out"),
         (("state", "--out", "no/where.tflite", "--episodes", "0"), ExitCode.STATE_UNUSABLE, "cannot write no/where"),
     ],
     ids=str,

@@ -44,6 +44,11 @@ def test_luck_at_first_counts_nothing_and_one_slow_run_neither():
     assert ranking.fastest_first() == [int8(), float32()]
 
 
+def test_the_first_run_is_not_among_the_fresh_ones():
+    ranking = rank({float32(): [10], int8_dynamic(): [1, 9.8, 10.1, 10.2]})
+    assert ranking.fastest_first() == [float32()]
+
+
 def test_what_is_measured_anew_is_measured_in_turns():
     ranking, asked = RecipeRanking([float32(), int8_dynamic(), int8()]), []
     while (recipe := ranking.next) is not None:

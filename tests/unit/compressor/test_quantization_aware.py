@@ -6,8 +6,9 @@ import torch
 from policy_factories import NETWORKS, make_observations, make_policy, make_states
 
 from compressor import CompressionRecipe, compress
-from compressor.calibration import calibrate
+from compressor.calibration import Range, calibrate
 from compressor.quantization_aware import learned_ranges, make_rounded
+from compressor.rounding import StaticRounding
 from compressor.run_file import run_model
 
 RECIPES = ["int8-dynamic", "int8-dynamic+per-tensor", "int8", "int8-full"]
@@ -42,6 +43,18 @@ def test_a_deviation_that_depends_on_no_state_stays_what_it_is(text):
     rounded = in_torch(make_rounded(graph, recipe, ranges).eval(), observations, None)["log_std"]
     exact = np.broadcast_to(graph.heads["log_std"].bias, rounded.shape)
     assert rounded == pytest.approx(exact, abs=0.01)
+
+
+def test_a_learned_range_grows_at_once_and_shrinks_slowly():
+    rounding = StaticRounding("x", Range(-1.0, 1.0)).train()
+    rounding(torch.tensor([-9.0, 8.0]))
+    assert rounding.range == (-9.0, 8.0)
+    for _ in range(50):
+        rounding(torch.tensor([-1.0, 1.0]))
+    assert -9 < rounding.range.low < -8
+    for _ in range(5000):
+        rounding(torch.tensor([-1.0, 1.0]))
+    assert rounding.range == pytest.approx((-1, 1), abs=0.1)
 
 
 @pytest.mark.parametrize(("network", "text"), SOUND)
